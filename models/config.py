@@ -1,0 +1,115 @@
+"""The architecture of one U-Net, and the numbering of its skip branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from omegaconf import MISSING
+
+from configs import InputError, one_of
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Everything that determines the network's parameters and arithmetic.
+
+    The families differ in these options, not in shape (facts in the papers' code bases):
+
+    | option              | DDPM         | LDM, Stable Diffusion | guided-diffusion |
+    |---------------------|--------------|-----------------------|------------------|
+    | timestep_embedding  | sin_cos      | cos_sin               | cos_sin          |
+    | norm_eps            | 1e-6         | 1e-5                  | 1e-5             |
+    | downsample_padding  | asymmetric   | symmetric             | symmetric        |
+    | resample            | conv         | conv (churches: resblock) | resblock     |
+    | scale_shift_norm    | no           | no (churches: yes)    | yes              |
+    | context_dim         | none         | 512 / 768             | none             |
+    | num_classes         | none         | none                  | 1000 or none     |
+    """
+
+    resolution: int = MISSING  # pixels (or latent cells) per side that the network was trained at
+    channels: int = MISSING  # width that channel_mult multiplies
+    channel_mult: list[float] = MISSING  # one per level, outermost first; 0.5 occurs (ADM-512)
+    in_channels: int = 3
+    out_channels: int = 3
+    num_res_blocks: int = 2
+    attention_levels: list[int] = field(default_factory=list)  # levels whose residual blocks are followed by attention
+    num_heads: int | None = None  # exactly one of num_heads and head_channels
+    head_channels: int | None = None
+    context_dim: int | None = None  # width of the cross-attention context; attention is then a transformer
+    transformer_depth: int = 1
+    num_classes: int | None = None  # class labels, embedded and added to the timestep embedding
+    timestep_embedding: str = "sin_cos"
+    norm_eps: float = 1e-6  # of every GroupNorm but the transformers' own, which is always 1e-6
+    downsample_padding: str = "asymmetric"  # (0,1,0,1) as Ho et al., or symmetric 1
+    resample: str = "conv"  # one convolution, or a residual block, per change of resolution
+    scale_shift_norm: bool = False  # the embedding scales and shifts norm2 instead of being added before it
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of(self.timestep_embedding, ("sin_cos", "cos_sin"), "timestep_embedding")
+        one_of(self.downsample_padding, ("asymmetric", "symmetric"), "downsample_padding")
+        one_of(self.resample, ("conv", "resblock"), "resample")
+        # YAML and safetensors metadata hold lists; a frozen, hashable configuration holds tuples.
+        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        object.__setattr__(self, "attention_levels", tuple(sorted(self.attention_levels)))
+        if self.num_heads is None and self.head_channels is None:
+            object.__setattr__(self, "num_heads", 1)
+        if self.num_heads is not None and self.head_channels is not None:
+            raise InputError("a network has either num_heads or head_channels, not both")
+        for name in ("resolution", "channels", "in_channels", "out_channels", "num_res_blocks"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.channel_mult:
+            raise InputError("channel_mult must have one entry per level, e.g. [1, 2, 2, 2]")
+        if any(not 0 <= level < self.num_levels for level in self.attention_levels):
+            raise InputError(f"attention_levels {list(self.attention_levels)} must lie in 0..{self.num_levels - 1}")
+        for level in range(self.num_levels):
+            width = self.width(level)
+            if width % NUM_GROUPS:
+                raise InputError(f"level {level} is {width} channels wide, which {NUM_GROUPS} groups do not divide")
+        for level in {*self.attention_levels, self.num_levels - 1}:
+            if self.width(level) % self.heads(self.width(level)):
+                raise InputError(f"{self.heads(self.width(level))} heads do not divide the {self.width(level)} "
+                                 f"channels of level {level}")  # fmt: skip
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.channel_mult)
+
+    @property
+    def num_branches(self) -> int:
+        """K, the number of skip connections; branches are 0 (outermost) … K-1 (next to `middle`)."""
+        return self.num_levels * (self.num_res_blocks + 1)
+
+    @property
+    def embed_dim(self) -> int:
+        return 4 * self.channels
+
+    def width(self, level: int) -> int:
+        """Channels of `level`."""
+        return int(self.channel_mult[level] * self.channels)
+
+    def heads(self, channels: int) -> int:
+        """Attention heads in a block of `channels` channels."""
+        return self.num_heads if self.num_heads is not None else channels // (self.head_channels or channels)
+
+    def branch(self, index: int) -> Branch:
+        """Where branch `index` lies. Every level holds num_res_blocks + 1 skips: its entry (conv_in, or the
+        downsampling that leads into it), then its residual blocks."""
+        level, block = divmod(index, self.num_res_blocks + 1)
+        skip = self.width(level if block else max(level - 1, 0))
+        inner = self.width(min((index + 1) // (self.num_res_blocks + 1), self.num_levels - 1))
+        return Branch(level, block, skip_channels=skip, entering_channels=inner)
+
+
+class Branch(NamedTuple):
+    """One skip connection: down[i] produces it, up[i] consumes it."""
+
+    level: int
+    block: int  # 0: the level's entry; 1 … num_res_blocks: its residual blocks
+    skip_channels: int  # of the skip
+    entering_channels: int  # of the feature that enters up[i], before the skip is concatenated
+
+
+NUM_GROUPS = 32  # of every GroupNorm in every public model

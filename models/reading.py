@@ -1,0 +1,107 @@
+"""Reading checkpoint files: tensors and plain metadata, never code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from configs import InputError
+
+WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class State:
+    """The U-Net's tensors as stored, and what else the file or folder says."""
+
+    tensors: dict[str, Tensor]
+    file: Path  # the file that holds the tensors
+    metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors file
+    config_json: dict[str, Any] = field(default_factory=dict)  # beside a diffusers file
+
+
+def read(path: Path) -> State:
+    """Reads a checkpoint file, or a diffusers folder (its `unet` sub-folder where it is a whole pipeline).
+
+    Tensors stay memory-mapped where the format allows. Raises InputError, in one sentence, for a file that is
+    missing, truncated, not a checkpoint, or more than tensors.
+    """
+    file = _weights_in(path)
+    if file.suffix == ".safetensors":
+        tensors, metadata = _read_safetensors(file)
+    else:
+        tensors, metadata = _unwrap(_read_torch(file), file), {}
+    if not tensors:
+        raise InputError(f"{file} holds no tensors")
+    return State(tensors, file, metadata, _read_config_json(file))
+
+
+def _weights_in(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise InputError(f"there is no checkpoint {path}")
+    for folder in (path, path / "unet"):
+        for name in WEIGHT_FILES:
+            if (folder / name).is_file():
+                return folder / name
+    raise InputError(f"the folder {path} holds none of {', '.join(WEIGHT_FILES)}, nor does its sub-folder unet")
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is truncated or not a safetensors file ({error})") from error
+
+
+def _read_torch(file: Path) -> Any:
+    try:
+        # Files older than torch 1.6 are no zip archives and cannot be mapped.
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        if "Unsupported" in reason or "GLOBAL" in reason:
+            raise InputError(f"{file} holds Python objects beyond tensors, which are never loaded; "
+                             "save its state dict alone, or as safetensors") from error  # fmt: skip
+        raise InputError(f"{file} is truncated or not a PyTorch checkpoint") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(f"{file} is truncated or not a PyTorch checkpoint") from error
+
+
+def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
+    """The U-Net's state dict out of whatever a code base saved around it.
+
+    ermongroup/ddim saves a list [model, optimizer, epoch, step, EMA]; sampling uses the EMA, its last entry.
+    `module.` prefixes are DataParallel's.
+    """
+    if isinstance(content, list) and content:
+        has_ema = len(content) > 4 and isinstance(content[-1], Mapping)
+        content = content[-1] if has_ema else content[0]
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{file} holds a {type(content).__name__}, not a state dict")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    return {key.removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _read_config_json(file: Path) -> dict[str, Any]:
+    path = file.parent / "config.json"
+    if file.name not in WEIGHT_FILES or not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable JSON ({error})") from error
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,131 @@
+"""The U-Net: K skip branches with explicit indices, and one forward for full and partial passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from configs import InputError
+from models.attention import attention, timestep_embedding
+from models.blocks import Consumer, Entry, ResBlock, Stage, resample
+from models.config import NUM_GROUPS, UNetConfig
+
+
+class Middle(nn.Module):
+    """The deepest part: residual block, attention, residual block."""
+
+    def __init__(self, config: UNetConfig, channels: int) -> None:
+        super().__init__()
+        self.res1 = ResBlock(config, channels, channels)
+        self.attn = attention(config, channels)
+        self.res2 = ResBlock(config, channels, channels)
+
+    def forward(self, h: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+        return self.res2(self.attn(self.res1(h, emb), context), emb)
+
+
+class UNet(nn.Module):
+    """The noise predictor of Ho et al. 2020, LDM, Stable Diffusion v1 and guided-diffusion.
+
+    down[i] produces skip i and up[i] consumes it, i = 0 (outermost) … K-1 (next to `middle`). Level and block of a
+    branch are `divmod(i, num_res_blocks + 1)`; block 0 is the level's entry.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        deepest = config.width(config.num_levels - 1)
+        self.time_in = nn.Linear(config.channels, config.embed_dim)
+        self.time_out = nn.Linear(config.embed_dim, config.embed_dim)
+        if config.num_classes is not None:
+            self.label = nn.Embedding(config.num_classes, config.embed_dim)
+        self.down = nn.ModuleList(_down_stage(config, i) for i in range(config.num_branches))
+        self.middle = Middle(config, deepest)
+        self.up = nn.ModuleList(_up_stage(config, i) for i in range(config.num_branches))
+        self.norm_out = nn.GroupNorm(NUM_GROUPS, config.width(0), config.norm_eps)
+        self.conv_out = nn.Conv2d(config.width(0), config.out_channels, 3, padding=1)
+
+    @property
+    def num_branches(self) -> int:
+        return self.config.num_branches
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Tensor | None = None,
+        *,
+        branch: int | None = None,
+        feature: Tensor | None = None,
+        taps: Sequence[int] = (),
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Predicts the noise in x, by a full pass or by a partial pass around one branch.
+
+        x (B, in_channels, H, W); t (B,) timesteps; cond (B, L, context_dim) cross-attention context, or (B,) class
+        labels. branch None runs everything. A branch b runs down[0..b], lets `feature` enter up[b] in the place of
+        all that lies deeper, and runs up[b..0] and the head (Ma et al. 2023, DeepCache, eq. 5).
+        taps: branches whose entering feature is wanted; a partial pass at b has those of 0..b.
+
+        Returns (eps (B, out_channels, H, W), {tap: entering feature}).
+        Raises InputError for a branch or tap outside 0..K-1 or deeper than this pass runs, and for a `feature`
+        without `branch` or the reverse.
+        """
+        self._check_pass(branch, feature, taps)
+        last = self.num_branches - 1 if branch is None else branch
+        emb, context = self.embed(t, cond)
+
+        skips, h = [], x
+        for i in range(last + 1):
+            h = self.down[i](h, emb, context)
+            skips.append(h)
+        h = self.middle(h, emb, context) if branch is None else feature
+        tapped = {}
+        for i in reversed(range(last + 1)):
+            if i in taps:
+                tapped[i] = h
+            h = self.up[i](h, skips[i], emb, context)
+        return self.conv_out(F.silu(self.norm_out(h))), tapped
+
+    def embed(self, t: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The embedding (B, 4·channels) that every residual block projects (its SiLU applied), and the context."""
+        order = self.config.timestep_embedding
+        emb = timestep_embedding(t, self.config.channels, order).to(self.time_in.weight.dtype)
+        emb = self.time_out(F.silu(self.time_in(emb)))
+        if self.config.num_classes is None:
+            return F.silu(emb), cond
+        if cond is None:
+            raise InputError(f"this network needs class labels (B,) in 0..{self.config.num_classes - 1} as cond")
+        return F.silu(emb + self.label(cond)), None
+
+    def _check_pass(self, branch: int | None, feature: Tensor | None, taps: Sequence[int]) -> None:
+        inner = self.num_branches - 1
+        if branch is not None and not 0 <= branch <= inner:
+            raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to {inner}")
+        if (branch is None) != (feature is None):
+            raise InputError("a partial pass takes both `branch` and `feature`, a full pass neither")
+        reach = inner if branch is None else branch
+        for tap in taps:
+            if not 0 <= tap <= reach:
+                raise InputError(f"branch {tap} cannot be tapped in this pass; it runs branches 0 to {reach}")
+
+
+def _down_stage(config: UNetConfig, index: int) -> nn.Module:
+    level, block, skip, _ = config.branch(index)
+    if index == 0:
+        return Entry(config.in_channels, skip)
+    if block == 0:
+        return Stage(resample=resample(config, skip, "down"))
+    below = config.branch(index - 1).skip_channels
+    attn = attention(config, skip) if level in config.attention_levels else None
+    return Stage(ResBlock(config, below, skip), attn)
+
+
+def _up_stage(config: UNetConfig, index: int) -> nn.Module:
+    level, block, skip, entering = config.branch(index)
+    width = config.width(level)
+    attn = attention(config, width) if level in config.attention_levels else None
+    leaves_level = block == 0 and level > 0
+    up = resample(config, width, "up") if leaves_level else None
+    return Consumer(ResBlock(config, entering + skip, width), attn, up)

@@ -1,0 +1,25 @@
+"""Per-image randomness: image i depends on its seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class ImageNoise:
+    """Standard normal draws of shape (B, *shape), image i always from a generator of its own.
+
+    The generators live on the CPU, whose stream is the same on every machine: an image is then the same at any batch
+    size, in any order, on any number of processes. The first draw of a run is x_T.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.shape = tuple(shape)
+        self.device = device
+
+    def __call__(self) -> Tensor:
+        draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
+        return torch.stack(draws).to(self.device)

@@ -1,0 +1,76 @@
+"""A sampler as configured: which update rule, over which timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from configs import InputError, one_of
+from samplers.contract import Denoiser, Noise, Step
+from samplers.ddim import ddim
+from samplers.ddpm import VARIANCES, ddpm
+from samplers.plms import plms
+from samplers.schedule import DiffusionConfig
+from samplers.timetable import Timetable, timetable
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Everything a sampling run needs to know besides the network and the noise."""
+
+    name: str = "ddim"  # ddim | plms | ddpm
+    steps: int = 100
+    spacing: str = "uniform"  # uniform | leading | quadratic
+    offset: int = 0  # added to every timestep; 1 in CompVis and Stable Diffusion
+    final: str = "one"  # ᾱ after the last step: one | first
+    eta: float = 0.0  # ddim only: 0 deterministic … 1 ancestral
+    variance: str = "fixedsmall"  # ddpm only: fixedsmall | fixedlarge
+    clip: bool = False  # ddim, ddpm: x_0 is clipped to [-1, 1] at every step
+
+    def __post_init__(self) -> None:
+        one_of(self.name, SAMPLERS, "the sampler")
+        one_of(self.variance, VARIANCES, "the variance")
+        if not 0 <= self.eta <= 1:
+            raise InputError(f"eta must lie in 0..1, not {self.eta}")
+        for key, value, neutral, names in (
+            ("eta", self.eta, 0, ("ddim",)),
+            ("variance", self.variance, "fixedsmall", ("ddpm",)),
+            ("clip", self.clip, False, ("ddim", "ddpm")),
+        ):
+            if self.name not in names and value != neutral:
+                raise InputError(f"{self.name} has no {key}; leave sampler.{key} at {neutral}")
+
+
+class Sampler:
+    """A configured update rule over its timetable. Stateless: `sample` may be called any number of times."""
+
+    def __init__(self, config: SamplerConfig, diffusion: DiffusionConfig) -> None:
+        self.config = config
+        self.table: Timetable = timetable(diffusion, config.spacing, config.steps, config.offset, config.final)
+
+    @property
+    def eval_timesteps(self) -> tuple[int, ...]:
+        """The timestep of every network evaluation, in order; PLMS evaluates its second timestep twice."""
+        timesteps = self.table.timesteps
+        if self.config.name != "plms":
+            return timesteps
+        warm_up = (timesteps[0], timesteps[min(1, len(timesteps) - 1)])
+        return warm_up + timesteps[1:]
+
+    @property
+    def num_evals(self) -> int:
+        return len(self.eval_timesteps)
+
+    def sample(self, denoiser: Denoiser, x: Tensor, noise: Noise) -> Iterator[Step]:
+        """The states from x (B, C, H, W), distributed as x_T, to the final image."""
+        config = self.config
+        if config.name == "plms":
+            return plms(denoiser, x, self.table)
+        if config.name == "ddpm":
+            return ddpm(denoiser, x, self.table, noise, variance=config.variance, clip=config.clip)
+        return ddim(denoiser, x, self.table, noise, eta=config.eta, clip=config.clip)
+
+
+SAMPLERS = ("ddim", "plms", "ddpm")
