@@ -1,0 +1,51 @@
+"""Plans: how deep the U-Net runs at every network evaluation of a trajectory, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from configs import InputError
+
+# How deep one evaluation runs: None is a full pass, b a partial pass at branch b.
+Depth = int | None
+Plan = tuple[Depth, ...]
+
+
+def partial_between(full: Iterable[int], branch: int, num_evals: int) -> Plan:
+    """The plan with full passes at the evaluations `full` and partial passes at `branch` everywhere else."""
+    full = set(full)
+    return tuple(None if i in full else branch for i in range(num_evals))
+
+
+def full_evals(plan: Plan) -> tuple[int, ...]:
+    """The evaluations at which the whole network runs."""
+    return tuple(i for i, depth in enumerate(plan) if depth is None)
+
+
+def check_plan(plan: Plan, num_evals: int, num_branches: int) -> None:
+    """Raises InputError unless `plan` can drive a trajectory of `num_evals` evaluations of a network."""
+    if len(plan) != num_evals:
+        raise InputError(f"the plan has {len(plan)} entries, but the sampler makes {num_evals} network evaluations")
+    if plan and plan[0] is not None:
+        raise InputError("the first evaluation must be a full pass: there is no feature to reuse yet")
+    for i, depth in enumerate(plan):
+        if depth is not None and not 0 <= depth < num_branches:
+            raise InputError(f"evaluation {i} is planned at branch {depth}, but this network has branches "
+                             f"0 (outermost) to {num_branches - 1}")  # fmt: skip
+
+
+def cached_branches(plan: Plan) -> tuple[int, ...]:
+    """The branches at which a feature must be kept, outermost first."""
+    return tuple(sorted({depth for depth in plan if depth is not None}))
+
+
+def describe(plan: Plan) -> str:
+    """A plan as people read it: F for a full pass, the branch number for a partial one, repeats counted."""
+    words = ["F" if depth is None else str(depth) for depth in plan]
+    runs: list[list] = []
+    for word in words:
+        if runs and runs[-1][0] == word:
+            runs[-1][1] += 1
+        else:
+            runs.append([word, 1])
+    return " ".join(word if times == 1 else f"{word}x{times}" for word, times in runs)

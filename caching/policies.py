@@ -1,0 +1,181 @@
+"""Policies: how deep does the U-Net run at this evaluation?
+
+A policy is a frozen dataclass with a method `plan`; its fields are its settings in a configuration file. To add one,
+write the class and register it:
+
+    @register("alternate")
+    @dataclass(frozen=True)
+    class Alternate:
+        branch: int = 0
+
+        def plan(self, num_evals: int) -> Plan:
+            return partial_between(range(0, num_evals, 2), self.branch, num_evals)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+import configs
+from caching.plan import Depth, Plan, partial_between
+from configs import InputError
+
+
+class Policy(Protocol):
+    """Decides, before sampling starts, the depth of every network evaluation."""
+
+    def plan(self, num_evals: int) -> Plan:
+        """One entry per network evaluation, noisiest first. Raises InputError where there is no such schedule."""
+        ...
+
+
+POLICIES: dict[str, type[Policy]] = {}
+
+P = TypeVar("P", bound=type)
+
+
+def register(name: str) -> Callable[[P], P]:
+    """Makes a policy available to configuration files under `name`."""
+
+    def add(policy: P) -> P:
+        POLICIES[name] = policy
+        return policy
+
+    return add
+
+
+def make_policy(settings: Mapping[str, Any]) -> Policy:
+    """The policy of a mapping with its `name` and its fields.
+
+    Raises InputError for an unknown policy, a field that it does not have (naming the nearest), and a missing or
+    wrong value.
+    """
+    settings = dict(settings)
+    name = str(settings.pop("name", "none"))
+    configs.one_of(name, POLICIES, "the policy")
+    cls = POLICIES[name]
+    configs.check_keys(settings, [field.name for field in fields(cls)], f"the policy {name!r}")
+    return configs.parse(cls, settings, where=f"the policy {name!r}")
+
+
+@register("none")
+@dataclass(frozen=True)
+class NoCache:
+    """Every evaluation is a full pass."""
+
+    def plan(self, num_evals: int) -> Plan:
+        return (None,) * num_evals
+
+
+@register("uniform")
+@dataclass(frozen=True)
+class Uniform:
+    """A full pass every `interval` evaluations (Ma et al. 2023, eq. 6).
+
+    horizon: evaluations over which full passes are laid; later ones are partial. None is all of them. The released
+      code lays them over the sampler's nominal steps: PLMS with 50 steps makes 51 evaluations, horizon 50.
+    """
+
+    interval: int = 5
+    branch: int = 0
+    horizon: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_interval(self.interval)
+
+    def plan(self, num_evals: int) -> Plan:
+        return partial_between(range(0, self.horizon or num_evals, self.interval), self.branch, num_evals)
+
+
+@register("nonuniform")
+@dataclass(frozen=True)
+class Nonuniform:
+    """The quad-centre schedule as the released code computes it: full passes denser around `center`.
+
+    interval: N; there are ceil(T / N) full passes. center: the evaluation, counted from the noisy end, around which
+    they crowd. power: how strongly, above 1. horizon: as in Uniform.
+    """
+
+    interval: int = 5
+    branch: int = 0
+    center: int = 15
+    power: float = 1.4
+    horizon: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_interval(self.interval)
+        if self.power <= 1:
+            raise InputError(f"power must be above 1, not {self.power}; for evenly spaced full passes take uniform")
+
+    def plan(self, num_evals: int) -> Plan:
+        full = quad_centre(self.horizon or num_evals, self.interval, self.center, self.power)
+        return partial_between(full, self.branch, num_evals)
+
+
+@register("explicit")
+@dataclass(frozen=True)
+class Explicit:
+    """A plan written out: either the evaluations that run in full, or every entry.
+
+    full: indices of full passes; the others are partial at `branch`.
+    entries: one per evaluation, null (full) or a branch.
+    """
+
+    full: list[int] | None = None
+    branch: int | None = None
+    entries: list[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.entries is None) == (self.full is None) or (self.full is None) != (self.branch is None):
+            raise InputError("an explicit policy has either `entries`, or `full` together with `branch`")
+        for entry in self.entries or []:
+            if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
+                raise InputError(f"an entry of a plan is null (a full pass) or a branch number, not {entry!r}")
+
+    def plan(self, num_evals: int) -> Plan:
+        if self.entries is not None:
+            entries: tuple[Depth, ...] = tuple(self.entries)
+            return entries
+        outside = [i for i in self.full or [] if not 0 <= i < num_evals]
+        if outside:
+            raise InputError(f"full pass {outside[0]} is not an evaluation; the sampler makes 0..{num_evals - 1}")
+        return partial_between(self.full or [], self.branch or 0, num_evals)
+
+
+def quad_centre(steps: int, interval: int, center: int, power: float) -> list[int]:
+    """The full passes of the released non-uniform schedule over T = steps (Ma et al. 2023, eq. 7).
+
+    Eq. 7 asks for (-c)^(1/p), which the released code evaluates as a complex number, the principal root
+    c^(1/p)·e^(iπ/p). Its k + 1 points lie on the straight line in the complex plane from there to (T - c)^(1/p); each
+    is raised to the power p, and its real part |z|^p·cos(p·arg z), cut towards zero, is the distance from c.
+    The first and last are dropped and 0 put in front. Where points fall together p is lowered by 0.02 and all is
+    tried again. Raises InputError where that leads to no schedule of k = ceil(T / N) full passes.
+    """
+    if not 0 <= center < steps:
+        raise InputError(f"center must lie in 0..{steps - 1}, not {center}")
+    wanted = math.ceil(steps / interval)
+    p = power
+    while p > 1:
+        # Python's power of a negative number is the principal complex root; the same operations in the same order as
+        # the released code, since the cut to an integer shows the last bit.
+        z = np.linspace((-center) ** (1 / p), (steps - center) ** (1 / p), wanted + 1)
+        distances = np.real(z**p)
+        inner = np.unique(distances.astype(np.int64))[1:-1]
+        full = [0, *(int(distance) + center for distance in inner)]
+        if len(full) == wanted:
+            return full
+        p -= 0.02
+    raise InputError(
+        f"there is no non-uniform schedule of {wanted} full passes over {steps} steps with center {center} and power "
+        f"{power}; take another center, a larger interval, or uniform"
+    )
+
+
+def _check_interval(interval: int) -> None:
+    if interval < 1:
+        raise InputError(f"interval must be at least 1 (1 is no caching), not {interval}")
