@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -53,12 +53,20 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str) -> T:
     """Merges `layers` (later ones win) into an instance of the dataclass `schema`.
 
     where: what is being read, for the error sentence ("configs/mnist32.yaml", "the checkpoint's metadata").
+    A free-form mapping with a `name` (a policy, say) is replaced by a later layer that gives another name: the
+    settings of one thing mean nothing to another.
     Raises InputError for a key the schema does not have (naming the nearest one), a value of the wrong type and a
     missing value.
     """
     merged = OmegaConf.structured(schema)
     _set_writable(merged)
     for layer in layers:
+        for key, value in layer.items():
+            named = (
+                isinstance(value, Mapping) and "name" in value and get_origin(get_type_hints(schema).get(key)) is dict
+            )
+            if named and merged[key].get("name") != value["name"]:
+                merged[key] = {}
         _check_tree(schema, layer, where)
         try:
             merged = OmegaConf.merge(merged, layer)

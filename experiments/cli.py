@@ -23,7 +23,10 @@ def main(run: Callable[[T], None], schema: type[T], default: str, doc: str, word
         return
     try:
         path = words.pop(0) if words and "=" not in words[0] else default
-        run(configs.parse(schema, configs.read(configs.find(path)), configs.parse_words(words), where=path))
+        content = configs.read(configs.find(path))
+        if "network" in content:  # a model's own file stands for a default run of that model
+            content = {"model": path}
+        run(configs.parse(schema, content, configs.parse_words(words), where=path))
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:

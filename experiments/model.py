@@ -10,7 +10,28 @@ from omegaconf import MISSING
 import configs
 from configs import InputError
 from models import UNetConfig
+from models.download import PublicFile
 from samplers import DiffusionConfig
+
+
+@dataclass(frozen=True)
+class PaperAverage:
+    """One row of a table of the paper: G MACs averaged over the steps of uniform caching."""
+
+    table: int = MISSING
+    interval: int = MISSING
+    branch: int = MISSING  # ours; the paper's m is branch + 1
+    macs: float = MISSING
+
+
+@dataclass(frozen=True)
+class PaperCosts:
+    """What the DeepCache paper prints for a model, kept beside it so that costs can be laid against it."""
+
+    steps: int = MISSING
+    full: float = MISSING  # G MACs of a full pass
+    group_norms: bool = True  # does the paper's count hold GroupNorms? Not of CompVis networks, see caching/cost.py
+    averages: list[PaperAverage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -19,6 +40,9 @@ class ModelConfig:
 
     network: UNetConfig = MISSING
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    attention_order: str = "legacy"  # of fused qkv channels in the public files; see models.layouts
+    checkpoints: dict[str, PublicFile] = field(default_factory=dict)  # by name; the first is the default
+    paper: PaperCosts | None = None
 
 
 def model_config(name: str) -> ModelConfig:

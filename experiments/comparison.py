@@ -1,0 +1,50 @@
+"""The picture of a comparison: the same seeds under every policy, above each other, with their differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from experiments.files import write_atomically
+from experiments.images import to_uint8
+
+DIFFERENCE_GAIN = 4  # differences are small; shown this many times brighter
+LABEL_WIDTH, GAP, SMALLEST_CELL = 190, 4, 64
+
+
+def save_comparison(runs: Sequence[tuple[str, Tensor]], first_is_reference: bool, path: Path, columns: int = 8) -> None:
+    """Writes one PNG: a row of images (N, C, H, W) in [-1, 1] per run, and below each run but the reference a row of
+    |difference| to it. `columns`: how many of the images are shown."""
+    rows = []
+    reference = runs[0][1]
+    for i, (name, images) in enumerate(runs):
+        rows.append((name, to_uint8(images[:columns])))
+        if first_is_reference and i:
+            difference = (images[:columns] - reference[:columns]).abs() * DIFFERENCE_GAIN - 1
+            rows.append((f"|difference| x {DIFFERENCE_GAIN}", to_uint8(difference)))
+    write_atomically(path, lambda unfinished: _draw(rows).save(unfinished, format="png"))
+
+
+def _draw(rows: Sequence[tuple[str, Tensor]]) -> Image.Image:
+    count, size = len(rows[0][1]), rows[0][1].shape[-1]
+    cell = size * max(1, -(-SMALLEST_CELL // size))  # small images are enlarged by a whole number, pixel by pixel
+    canvas = Image.new("RGB", (LABEL_WIDTH + count * (cell + GAP), len(rows) * (cell + GAP) + GAP), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for r, (name, images) in enumerate(rows):
+        top = GAP + r * (cell + GAP)
+        draw.text((8, top + cell // 2), _wrap(name), fill="black", font=font, anchor="lm")
+        for c, image in enumerate(images):
+            pixels = image.permute(1, 2, 0).cpu().numpy()
+            picture = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+            picture = picture.resize((cell, cell), Image.Resampling.NEAREST)
+            canvas.paste(picture, (LABEL_WIDTH + c * (cell + GAP), top))
+    return canvas
+
+
+def _wrap(name: str) -> str:
+    """A policy's name on one line, its settings on the next."""
+    return name.replace(" ", "\n", 1)

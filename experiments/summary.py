@@ -1,0 +1,119 @@
+"""The summary of a sampling run: as a table for people, as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from caching import Plan, describe, full_evals
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """What one policy did: cost, time, and how far its images moved from the uncached ones."""
+
+    name: str
+    trace: Plan
+    macs: float  # per network evaluation, averaged over the trace, counted as the paper does
+    theoretical_speedup: float  # of full passes over this trace in MACs, attention products included
+    seconds: float
+    measured_speedup: float | None = None
+    psnr_mean: float | None = None  # dB
+    psnr_worst: float | None = None
+    ssim_mean: float | None = None
+    ssim_worst: float | None = None
+    identical: int | None = None  # images equal to their uncached ones in every bit
+
+    def cells(self) -> list[str]:
+        full = len(full_evals(self.trace))
+        return [
+            self.name,
+            f"{full} / {len(self.trace) - full}",
+            f"{self.macs / 1e9:.4g}",
+            f"{self.theoretical_speedup:.2f}x",
+            f"{self.measured_speedup:.2f}x" if self.measured_speedup else "",
+            f"{self.seconds:.1f} s",
+            self._pair(self.psnr_mean, self.psnr_worst, ".1f"),
+            self._pair(self.ssim_mean, self.ssim_worst, ".4f"),
+        ]
+
+    def _pair(self, mean: float | None, worst: float | None, form: str) -> str:
+        if mean is not None and worst is not None:
+            return f"{mean:{form}} / {worst:{form}}"
+        return "identical" if self.identical else ""
+
+
+HEADER = [
+    "policy",
+    "calls full / partial",
+    "G MACs",
+    "theory",
+    "measured",
+    "time",
+    "PSNR mean / worst",
+    "SSIM mean / worst",
+]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a sampling run has to say."""
+
+    config: dict[str, Any]
+    out: str
+    checkpoint: dict[str, str]
+    timesteps: tuple[int, ...]  # of every network evaluation
+    steps_asked: int
+    steps_made: int
+    environment: dict[str, str | int]
+    random_weights: bool
+    rows: list[PolicyRow]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        config, sampler = self.config, self.config["sampler"]
+        published = self.checkpoint["published"]
+        lines = [
+            f"{config['num_images']} images of {config['model']}, checkpoint {self.checkpoint['source']}"
+            + (f" ({published}, md5 as published)" if published else ""),
+            f"{sampler['name']}, {sampler['spacing']} spacing, {self._steps()}",
+            f"{self.environment['device']}, {self.environment['threads']} threads, torch {self.environment['torch']}",
+            "",
+            *markdown([HEADER, *(row.cells() for row in self.rows)]),
+            "",
+            "G MACs: per network call, counted as in the DeepCache paper. theory: speed-up if time followed MACs "
+            "(attention included).",
+            "PSNR (dB), SSIM: of each image to the uncached one of its seed, at 100 % or inf where nothing moved.",
+            *self._plan_line(),
+            f"images, grid.png and summary.json are in {self.out}",
+        ]
+        if self.random_weights:
+            lines.insert(0, "*** RANDOM WEIGHTS: costs and speed are real, the images mean nothing ***")
+        return "\n".join(lines)
+
+    def _steps(self) -> str:
+        text = f"{self.steps_made} steps"
+        if self.steps_made != self.steps_asked:
+            text += f" ({self.steps_asked} asked for; this spacing cannot make fewer)"
+        evals, distinct = len(self.timesteps), len(set(self.timesteps))
+        if evals != self.steps_made or distinct != evals:
+            text += f", {evals} network calls at {distinct} distinct timesteps"
+        return text
+
+    def _plan_line(self) -> list[str]:
+        """The plan itself, where there is one to show."""
+        cached = [row for row in self.rows if any(depth is not None for depth in row.trace)]
+        return [f"plan: {describe(cached[0].trace)}"] if len(cached) == 1 else []
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, aligned so that it also reads well in a terminal; the first row is its header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return lines
