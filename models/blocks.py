@@ -6,44 +6,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import NUM_GROUPS, UNetConfig
+from models.config import NUM_GROUPS, FirstStageConfig, UNetConfig
 
 
 class ResBlock(nn.Module):
     """norm1, SiLU, [resample], conv1, + embedding, norm2, SiLU, dropout, conv2; plus a (1x1) shortcut.
 
     With config.scale_shift_norm the embedding becomes (scale, shift) of norm2: norm2(h)·(1 + scale) + shift.
+    The blocks of first stages, whose config.embed_dim is None, have no embedding.
     resample: applied between SiLU and conv1, and to the shortcut ("up" or "down"; guided-diffusion).
-    embed: False for the residual blocks of autoencoders, which know no timestep.
     """
 
     def __init__(
-        self, config: UNetConfig, in_channels: int, out_channels: int, resample: str | None = None, embed: bool = True
+        self, config: UNetConfig | FirstStageConfig, in_channels: int, out_channels: int, resample: str | None = None
     ) -> None:
         super().__init__()
         self.resample = resample
         self.scale_shift = config.scale_shift_norm
         self.norm1 = nn.GroupNorm(NUM_GROUPS, in_channels, config.norm_eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        if embed:
-            self.embed = nn.Linear(config.embed_dim, (2 if self.scale_shift else 1) * out_channels)
+        projected = (2 if self.scale_shift else 1) * out_channels
+        self.embed = nn.Linear(config.embed_dim, projected) if config.embed_dim is not None else None
         self.norm2 = nn.GroupNorm(NUM_GROUPS, out_channels, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """x (B, in_channels, H, W), emb (B, embed_dim) after its SiLU -> (B, out_channels, H', W')."""
         h = F.silu(self.norm1(x))
         if self.resample is not None:
             h, x = RESAMPLE[self.resample](h), RESAMPLE[self.resample](x)
         h = self.conv1(h)
-        emb = self.embed(emb)[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = emb.chunk(2, dim=1)
+        if self.embed is None:
+            h = self.norm2(h)
+        elif self.scale_shift:
+            scale, shift = self.embed(emb)[:, :, None, None].chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + emb)
+            h = self.norm2(h + self.embed(emb)[:, :, None, None])
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
 
 
@@ -98,7 +99,7 @@ class Stage(nn.Module):
         super().__init__()
         self.res, self.attn, self.resample = res, attn, resample
 
-    def forward(self, h: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, emb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         if self.res is not None:
             h = self.res(h, emb)
         if self.attn is not None:

@@ -1,9 +1,9 @@
-"""The architecture of one U-Net, and the numbering of its skip branches."""
+"""The architectures: of one U-Net, with the numbering of its skip branches, and of one first stage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from omegaconf import MISSING
 
@@ -110,6 +110,60 @@ class Branch(NamedTuple):
     block: int  # 0: the level's entry; 1 … num_res_blocks: its residual blocks
     skip_channels: int  # of the skip
     entering_channels: int  # of the feature that enters up[i], before the skip is concatenated
+
+
+@dataclass(frozen=True)
+class FirstStageConfig:
+    """A first stage: the autoencoder between images and the latents that a U-Net works on (Rombach et al. 2022).
+
+    Everything but scale_factor is determined by a checkpoint's keys and shapes.
+    """
+
+    channel_mult: list[int] = MISSING  # one per level, at the image first; each further level halves the sides
+    latent_channels: int = MISSING
+    codebook_size: int | None = None  # VQ: latents are quantised to this many codes before decoding; None: KL
+    channels: int = 128  # width that channel_mult multiplies
+    num_res_blocks: int = 2  # per level of the encoder; the decoder has one more
+    attention_levels: list[int] = field(default_factory=list)
+    middle_attention: bool = True
+    image_channels: int = 3
+    scale_factor: float = 1.0  # the U-Net's latents are the autoencoder's times this
+
+    # What every public first stage has; the names under which residual blocks ask any configuration.
+    norm_eps: ClassVar[float] = 1e-6
+    embed_dim: ClassVar[None] = None  # no timestep, hence no embedding of it
+    scale_shift_norm: ClassVar[bool] = False
+    dropout: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        object.__setattr__(self, "attention_levels", tuple(sorted(self.attention_levels)))
+        for name in ("latent_channels", "channels", "num_res_blocks", "image_channels", "codebook_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"first stage: {name} must be at least 1, not {getattr(self, name)}")
+        if not self.channel_mult:
+            raise InputError("first stage: channel_mult must have one entry per level, e.g. [1, 2, 4]")
+        if any(not 0 <= level < self.num_levels for level in self.attention_levels):
+            raise InputError(f"first stage: attention_levels {list(self.attention_levels)} must lie in "
+                             f"0..{self.num_levels - 1}")  # fmt: skip
+        for width in (self.channels, *map(self.width, range(self.num_levels))):
+            if width % NUM_GROUPS:
+                raise InputError(f"first stage: {NUM_GROUPS} groups do not divide its {width} channels")
+        if self.scale_factor <= 0:
+            raise InputError(f"first stage: scale_factor must be above 0, not {self.scale_factor}")
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.channel_mult)
+
+    @property
+    def downsampling(self) -> int:
+        """f, the side of an image over the side of its latent."""
+        return 2 ** (self.num_levels - 1)
+
+    def width(self, level: int) -> int:
+        """Channels of `level`."""
+        return self.channel_mult[level] * self.channels
 
 
 NUM_GROUPS = 32  # of every GroupNorm in every public model
