@@ -57,8 +57,11 @@ class UNetConfig:
             object.__setattr__(self, "num_heads", 1)
         if self.num_heads is not None and self.head_channels is not None:
             raise InputError("a network has either num_heads or head_channels, not both")
-        for name in ("resolution", "channels", "in_channels", "out_channels", "num_res_blocks"):
-            if getattr(self, name) < 1:
+        if self.num_classes is not None and self.context_dim is not None:
+            raise InputError("a network has either class labels (num_classes) or a context (context_dim), not both")
+        for name in ("resolution", "channels", "in_channels", "out_channels", "num_res_blocks", "num_heads",
+                     "head_channels", "context_dim", "transformer_depth", "num_classes"):  # fmt: skip
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.channel_mult:
             raise InputError("channel_mult must have one entry per level, e.g. [1, 2, 2, 2]")
@@ -66,12 +69,14 @@ class UNetConfig:
             raise InputError(f"attention_levels {list(self.attention_levels)} must lie in 0..{self.num_levels - 1}")
         for level in range(self.num_levels):
             width = self.width(level)
-            if width % NUM_GROUPS:
-                raise InputError(f"level {level} is {width} channels wide, which {NUM_GROUPS} groups do not divide")
-        for level in {*self.attention_levels, self.num_levels - 1}:
-            if self.width(level) % self.heads(self.width(level)):
-                raise InputError(f"{self.heads(self.width(level))} heads do not divide the {self.width(level)} "
-                                 f"channels of level {level}")  # fmt: skip
+            if width < 1 or width % NUM_GROUPS:
+                raise InputError(f"level {level} is {width} channels wide, which is no multiple of {NUM_GROUPS}, the "
+                                 "groups of every normalisation")  # fmt: skip
+            if level in (*self.attention_levels, self.num_levels - 1) and width % (
+                self.head_channels or self.num_heads
+            ):
+                what = f"{self.num_heads} heads" if self.num_heads else f"heads of {self.head_channels} channels"
+                raise InputError(f"{what} do not divide the {width} channels of level {level}")
 
     @property
     def num_levels(self) -> int:
@@ -92,7 +97,7 @@ class UNetConfig:
 
     def heads(self, channels: int) -> int:
         """Attention heads in a block of `channels` channels."""
-        return self.num_heads if self.num_heads is not None else channels // (self.head_channels or channels)
+        return self.num_heads or channels // self.head_channels
 
     def branch(self, index: int) -> Branch:
         """Where branch `index` lies. Every level holds num_res_blocks + 1 skips: its entry (conv_in, or the

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import configs
+from configs import InputError
 from models.config import UNetConfig
+from models.layouts import pick
 from models.reading import State
 from models.unet import UNet
 
@@ -32,8 +35,11 @@ def save(network: UNet, path: str | Path, *, dtype: torch.dtype | None = None, *
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    save_file(weights, unfinished, metadata)
-    os.replace(unfinished, path)
+    try:
+        save_file(weights, unfinished, metadata)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def is_native(state: State) -> bool:
@@ -41,11 +47,27 @@ def is_native(state: State) -> bool:
 
 
 def network_config(state: State) -> UNetConfig:
-    return configs.parse(UNetConfig, json.loads(state.metadata["network"]), where="its metadata")
+    """The network's configuration. Raises InputError for damaged metadata."""
+    content = _record(state, "network")
+    if not isinstance(content, dict):
+        raise InputError("its metadata does not say what the network is")
+    return configs.parse(UNetConfig, content, where="its metadata")
+
+
+def weights(state: State, network: UNet) -> dict[str, Tensor]:
+    """The weights of `network`. Raises InputError for a missing key, a key left over and a shape that differs."""
+    return pick(state.tensors, {name: (name,) for name in network.state_dict()}, network, "native")
 
 
 def records(state: State) -> dict[str, Any]:
     """What `save` was given besides the network."""
     if not is_native(state):
         return {}
-    return {name: json.loads(text) for name, text in state.metadata.items() if name not in ("format", "network")}
+    return {name: _record(state, name) for name in state.metadata if name not in ("format", "network")}
+
+
+def _record(state: State, name: str) -> Any:
+    try:
+        return json.loads(state.metadata.get(name, "null"))
+    except ValueError as error:
+        raise InputError(f"its metadata {name!r} is not JSON ({error})") from error

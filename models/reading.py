@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from configs import InputError
@@ -36,12 +36,13 @@ def read(path: Path) -> State:
     missing, truncated, not a checkpoint, or more than tensors.
     """
     file = _weights_in(path)
+    _check_readable(file)
     if file.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(file)
     else:
         tensors, metadata = _unwrap(_read_torch(file), file), {}
     if not tensors:
-        raise InputError(f"{file} holds no tensors")
+        raise InputError(f"{file} is no state dict; it holds no tensors at its top level")
     return State(tensors, file, metadata, _read_config_json(file))
 
 
@@ -57,25 +58,31 @@ def _weights_in(path: Path) -> Path:
     raise InputError(f"the folder {path} holds none of {', '.join(WEIGHT_FILES)}, nor does its sub-folder unet")
 
 
+def _check_readable(file: Path) -> None:
+    try:
+        with file.open("rb") as opened:
+            if not opened.read(1):
+                raise InputError(f"{file} is empty")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror})") from error
+
+
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is truncated or not a safetensors file ({error})") from error
+    except Exception as error:  # whatever its parser stumbles over
+        raise InputError(f"{file} is truncated or not a safetensors file") from error
 
 
 def _read_torch(file: Path) -> Any:
     try:
         # Files older than torch 1.6 are no zip archives and cannot be mapped.
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-        if "Unsupported" in reason or "GLOBAL" in reason:
+    except Exception as error:  # damaged bytes make the unpickler fail in many ways
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # it names a class or function
             raise InputError(f"{file} holds Python objects beyond tensors, which are never loaded; "
                              "save its state dict alone, or as safetensors") from error  # fmt: skip
-        raise InputError(f"{file} is truncated or not a PyTorch checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise InputError(f"{file} is truncated or not a PyTorch checkpoint") from error
 
 
@@ -98,7 +105,7 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
 
 def _read_config_json(file: Path) -> dict[str, Any]:
     path = file.parent / "config.json"
-    if file.name not in WEIGHT_FILES or not path.is_file():
+    if not file.name.startswith("diffusion_pytorch_model") or not path.is_file():
         return {}
     try:
         config = json.loads(path.read_text())

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs import InputError
-from models.attention import attention, timestep_embedding
+from models.attention import attention
 from models.blocks import Consumer, Entry, ResBlock, Stage, resample
 from models.config import NUM_GROUPS, UNetConfig
+from models.timesteps import timestep_embedding
 
 
 class Middle(nn.Module):
@@ -69,10 +70,11 @@ class UNet(nn.Module):
         taps: branches whose entering feature is wanted; a partial pass at b has those of 0..b.
 
         Returns (eps (B, out_channels, H, W), {tap: entering feature}).
-        Raises InputError for a branch or tap outside 0..K-1 or deeper than this pass runs, and for a `feature`
-        without `branch` or the reverse.
+        Raises InputError for a branch or tap outside 0..K-1 or deeper than this pass runs, for a `feature` without
+        `branch` or the reverse, and for a cond of another kind than the network's.
         """
         self._check_pass(branch, feature, taps)
+        self._check_cond(cond)
         last = self.num_branches - 1 if branch is None else branch
         emb, context = self.embed(t, cond)
 
@@ -95,8 +97,6 @@ class UNet(nn.Module):
         emb = self.time_out(F.silu(self.time_in(emb)))
         if self.config.num_classes is None:
             return F.silu(emb), cond
-        if cond is None:
-            raise InputError(f"this network needs class labels (B,) in 0..{self.config.num_classes - 1} as cond")
         return F.silu(emb + self.label(cond)), None
 
     def _check_pass(self, branch: int | None, feature: Tensor | None, taps: Sequence[int]) -> None:
@@ -109,6 +109,15 @@ class UNet(nn.Module):
         for tap in taps:
             if not 0 <= tap <= reach:
                 raise InputError(f"branch {tap} cannot be tapped in this pass; it runs branches 0 to {reach}")
+
+    def _check_cond(self, cond: Tensor | None) -> None:
+        classes, width = self.config.num_classes, self.config.context_dim
+        if classes is not None and (cond is None or cond.ndim != 1):
+            raise InputError(f"this network needs class labels (B,) in 0..{classes - 1} as cond")
+        if width is not None and (cond is None or cond.ndim != 3 or cond.shape[2] != width):
+            raise InputError(f"this network needs a cross-attention context (B, L, {width}) as cond")
+        if classes is None and width is None and cond is not None:
+            raise InputError("this network is unconditional and takes no cond")
 
 
 def _down_stage(config: UNetConfig, index: int) -> nn.Module:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from configs import InputError
 from models.layouts.ddpm import PESSER
-from models.layouts.diffusers import DIFFUSERS, DIFFUSERS_OLD, from_config_json
+from models.layouts.diffusers import DIFFUSERS, DIFFUSERS_OLD
 from models.layouts.openai import OPENAI
-from models.layouts.translate import Layout, Tensors, translate
+from models.layouts.translate import Layout, Tensors, pick, translate
 
 LAYOUTS = (PESSER, DIFFUSERS, DIFFUSERS_OLD, OPENAI)
 
@@ -16,9 +16,9 @@ def recognise(tensors: Tensors) -> Layout:
     for layout in LAYOUTS:
         if layout.recognises(tensors):
             return layout
-    sample = ", ".join(list(tensors)[:3])
+    sample = ", ".join(repr(key[:60]) for key in list(tensors)[:3])
     known = "; ".join(layout.name for layout in LAYOUTS)
     raise InputError(f"its keys ({sample}, …) belong to no known U-Net layout; known: {known}")
 
 
-__all__ = ["LAYOUTS", "Layout", "from_config_json", "recognise", "translate"]
+__all__ = ["LAYOUTS", "Layout", "pick", "recognise", "translate"]

@@ -17,7 +17,7 @@ LEAVES = {
 }  # fmt: skip
 
 
-def modules(config: UNetConfig, tensors: Tensors) -> dict[str, str]:
+def modules(config: UNetConfig) -> dict[str, str]:
     """up.0 is their outermost level, as it is ours."""
     names = {}
     for ours, direction, part, level, block in levels_and_blocks(config):

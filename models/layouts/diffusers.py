@@ -7,7 +7,6 @@ from typing import Any
 
 from configs import InputError
 from models.config import UNetConfig
-from models.layouts.ddpm import DDPM_OPTIONS
 from models.layouts.translate import Layout, Tensors, count, levels_and_blocks
 
 PARTS = {
@@ -16,7 +15,7 @@ PARTS = {
 }  # fmt: skip
 
 
-def modules(config: UNetConfig, tensors: Tensors) -> dict[str, str]:
+def modules(config: UNetConfig) -> dict[str, str]:
     """Their up_blocks count from the innermost level outwards."""
     names = {}
     for ours, direction, part, level, block in levels_and_blocks(config):
@@ -43,6 +42,7 @@ COMMON = {
 
 
 def infer(tensors: Tensors) -> dict[str, Any]:
+    """All but what the weights do not show and config.json says: see `stated`."""
     levels = count(tensors, "down_blocks.{}.")
     channels = tensors["time_embedding.linear_1.weight"].shape[1]
     return {
@@ -54,12 +54,11 @@ def infer(tensors: Tensors) -> dict[str, Any]:
         "attention_levels": [
             i for i in range(levels) if any(key.startswith(f"down_blocks.{i}.attentions.0.") for key in tensors)
         ],
-        **DDPM_OPTIONS,
     }
 
 
-def from_config_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What diffusers' config.json says beyond the weights. Raises InputError for a network of another family."""
+def stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says beyond the weights. Raises InputError for a network of another family."""
     expected = {
         "act_fn": "silu", "center_input_sample": False, "mid_block_scale_factor": 1, "norm_num_groups": 32,
         "time_embedding_type": "positional", "resnet_time_scale_shift": "default", "add_attention": True,
@@ -67,21 +66,24 @@ def from_config_json(config: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     for key, value in expected.items():
         if config.get(key, value) != value:
-            raise InputError(f"diffusers' config.json has {key} = {config[key]!r}; only {value!r} is supported")
-    orders = {(False, 1): "sin_cos", (True, 0): "cos_sin"}
-    order = (bool(config.get("flip_sin_to_cos", True)), config.get("freq_shift", 0))
-    if order not in orders:
-        raise InputError(f"diffusers' config.json has flip_sin_to_cos, freq_shift = {order}; known are {list(orders)}")
+            raise InputError(f"its config.json has {key} = {config[key]!r}; only {value!r} is supported")
+    orders = {"sin_cos": (False, 1), "cos_sin": (True, 0)}  # flip_sin_to_cos, freq_shift
+    given = (config.get("flip_sin_to_cos", True), config.get("freq_shift", 0))
+    order = next((name for name, pair in orders.items() if pair == given), None)
+    if order is None:
+        raise InputError(f"its config.json has flip_sin_to_cos = {given[0]!r} with freq_shift = {given[1]!r}; "
+                         "only False with 1 and True with 0 are supported")  # fmt: skip
     heads = config.get("attention_head_dim", 8)  # UNet2DModel's name for the channels of one head; null is one head
     size = config.get("sample_size")
+    size = size[0] if isinstance(size, list) else size
     return {
         "norm_eps": config.get("norm_eps", 1e-5),
-        "timestep_embedding": orders[order],
+        "timestep_embedding": order,
         "downsample_padding": "symmetric" if config.get("downsample_padding", 1) else "asymmetric",
         "num_heads": 1 if heads is None else None,
         "head_channels": heads,
         "dropout": config.get("dropout", 0.0),
-        **({"resolution": size if isinstance(size, int) else size[0]} if size else {}),
+        **({} if size is None else {"resolution": size}),
     }
 
 
@@ -89,6 +91,7 @@ DIFFUSERS = Layout(
     name="diffusers UNet2DModel",
     recognises=lambda tensors: "mid_block.attentions.0.to_q.weight" in tensors,
     infer=infer,
+    stated=stated,
     modules=modules,
     leaves={**COMMON, "qkv": ("to_q", "to_k", "to_v"), "proj": "to_out.0"},
 )
@@ -98,6 +101,7 @@ DIFFUSERS_OLD = Layout(
     name="diffusers UNet2DModel (old attention names)",
     recognises=lambda tensors: "mid_block.attentions.0.query.weight" in tensors,
     infer=infer,
+    stated=stated,
     modules=modules,
     leaves={**COMMON, "qkv": ("query", "key", "value"), "proj": "proj_attn"},
 )

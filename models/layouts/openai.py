@@ -8,7 +8,7 @@ from models.config import UNetConfig
 from models.layouts.translate import Layout, Tensors, count
 
 
-def modules(config: UNetConfig, tensors: Tensors) -> dict[str, str]:
+def modules(config: UNetConfig) -> dict[str, str]:
     """input_blocks.i is our down[i]; output_blocks count from the innermost branch outwards."""
     names = {}
     for index in range(config.num_branches):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,42 +27,48 @@ class Layout:
     # What keys and shapes determine of UNetConfig, as a mapping of its fields.
     infer: Callable[[Tensors], dict[str, Any]]
     # Our module path -> theirs, for the modules that hold parameters or groups of them.
-    modules: Callable[[UNetConfig, Tensors], dict[str, str]]
+    modules: Callable[[UNetConfig], dict[str, str]]
     # The last part of our path, below such a module -> theirs; several names mean tensors to be concatenated.
     leaves: Mapping[str, str | tuple[str, ...]]
-    # Is a fused qkv interleaved per head (the "legacy" order)?
+    # What a config.json beside the weights says, as a mapping of UNetConfig's fields.
+    stated: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config_json: {}
+    # Is there a fused qkv, whose channels may be interleaved per head (the "legacy" order)?
     fused_qkv: bool = False
 
 
-def translate(tensors: Tensors, layout: Layout, config: UNetConfig, attention_order: str) -> dict[str, Tensor]:
-    """The weights of `config` under our names, out of a state dict in `layout`.
+def translate(tensors: Tensors, layout: Layout, network: UNet, attention_order: str) -> dict[str, Tensor]:
+    """The weights of `network` under our names, out of a state dict in `layout`.
 
+    network: only its names, shapes and configuration are looked at; it may be on the meta device.
     attention_order: "legacy" where fused qkv channels are interleaved per head, "new" where they are [q | k | v];
     matters for layouts with a fused qkv and more than one head.
     Raises InputError for a missing key, a key left over and a shape that differs.
     """
-    with torch.device("meta"):
-        wanted = UNet(config).state_dict()
-    modules = layout.modules(config, tensors)
+    modules = layout.modules(network.config)
+    keys = {name: _their_keys(name, modules, layout) for name in network.state_dict()}
+    weights = pick(tensors, keys, network, layout.name)
+    if layout.fused_qkv and attention_order == "legacy":
+        for name in [name for name in weights if ".qkv." in name]:
+            heads = network.config.heads(len(weights[name]) // 3)
+            weights[name] = rearrange(weights[name], "(heads n d) ... -> (n heads d) ...", n=3, heads=heads)
+    return weights
+
+
+def pick(tensors: Tensors, keys: Mapping[str, tuple[str, ...]], network: UNet, layout: str) -> dict[str, Tensor]:
+    """Our name -> the tensor (or the concatenation of those) under their `keys`, as `network` needs it.
+
+    Raises InputError for a missing key, a key left over, and a tensor of the wrong shape or not of real numbers.
+    """
     weights, used = {}, set()
-    for name, like in wanted.items():
-        keys = _their_keys(name, modules, layout)
-        missing = [key for key in keys if key not in tensors]
-        if missing:
-            raise InputError(f"the checkpoint lacks {missing[0]!r}, which this {layout.name} network needs ({name})")
-        used.update(keys)
-        value = torch.cat([tensors[key] for key in keys]) if len(keys) > 1 else tensors[keys[0]]
-        if value.numel() != like.numel() or _squeezed(value) != _squeezed(like):
-            raise InputError(f"{keys[0]!r} has shape {list(value.shape)}, but this network needs {list(like.shape)}")
-        value = value.reshape(like.shape)
-        if layout.fused_qkv and attention_order == "legacy" and ".qkv." in name:
-            heads = config.heads(value.shape[0] // 3)
-            value = rearrange(value, "(heads n d) ... -> (n heads d) ...", n=3, heads=heads)
-        weights[name] = value
+    for name, like in network.state_dict().items():
+        shape = (len(like) // len(keys[name]), *like.shape[1:])
+        parts = [_one(tensors, key, shape, layout) for key in keys[name]]
+        weights[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        used.update(keys[name])
     left_over = [key for key in tensors if key not in used]
     if left_over:
-        raise InputError(f"the checkpoint holds {left_over[0]!r} and {len(left_over) - 1} more keys that this "
-                         f"{layout.name} network has no place for")  # fmt: skip
+        others = f" and {len(left_over) - 1} others" if len(left_over) > 1 else ""
+        raise InputError(f"it holds {left_over[0]!r}{others}, for which a network of its configuration has no place")
     return weights
 
 
@@ -90,21 +96,32 @@ def _their_keys(name: str, modules: Mapping[str, str], layout: Layout) -> tuple[
     path, kind = name.rsplit(".", 1)
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
-        module = ".".join(parts[:length])
+        module, leaf = ".".join(parts[:length]), ".".join(parts[length:])
         if module in modules:
-            leaf = ".".join(parts[length:])
             if not leaf:
                 return (f"{modules[module]}.{kind}",)
-            theirs = layout.leaves[leaf]
-            return tuple(
-                f"{modules[module]}.{part}.{kind}" for part in ((theirs,) if isinstance(theirs, str) else theirs)
-            )
-    raise KeyError(name)
+            if leaf in layout.leaves:
+                theirs = layout.leaves[leaf]
+                theirs = (theirs,) if isinstance(theirs, str) else theirs
+                return tuple(f"{modules[module]}.{part}.{kind}" for part in theirs)
+    raise InputError(f"it has the layout {layout.name}, which knows no such part as the configuration's {path}")
 
 
-def _squeezed(tensor: Tensor) -> list[int]:
-    """The shape without trailing ones: a 1x1 convolution may be stored as a linear layer."""
-    shape = list(tensor.shape)
+def _one(tensors: Tensors, key: str, shape: Sequence[int], layout: str) -> Tensor:
+    """The tensor under `key`; a 1x1 convolution may be stored as a linear layer, so trailing ones do not count."""
+    if key not in tensors:
+        raise InputError(f"it lacks {key!r}, which a network of its configuration has in the layout {layout}")
+    tensor = tensors[key]
+    if not tensor.is_floating_point():
+        raise InputError(f"its {key!r} is stored as {tensor.dtype}, but weights are floating-point numbers")
+    if _squeezed(tensor.shape) != _squeezed(shape):
+        raise InputError(f"its {key!r} has shape {list(tensor.shape)}, but a network of its configuration needs "
+                         f"{list(shape)}")  # fmt: skip
+    return tensor.reshape(shape)
+
+
+def _squeezed(shape: Sequence[int]) -> list[int]:
+    shape = list(shape)
     while len(shape) > 1 and shape[-1] == 1:
         shape.pop()
     return shape
