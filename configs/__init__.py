@@ -60,14 +60,13 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str) -> T:
     """
     merged = OmegaConf.structured(schema)
     _set_writable(merged)
+    free_form = {key for key, hint in get_type_hints(schema).items() if get_origin(hint) is dict}
     for layer in layers:
-        for key, value in layer.items():
-            named = (
-                isinstance(value, Mapping) and "name" in value and get_origin(get_type_hints(schema).get(key)) is dict
-            )
-            if named and merged[key].get("name") != value["name"]:
-                merged[key] = {}
         _check_tree(schema, layer, where)
+        for key in free_form & layer.keys():
+            name = merged[key].get("name")
+            if isinstance(layer[key], Mapping) and layer[key].get("name", name) != name:
+                merged[key] = {}
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from torch.nn import functional as F
 from configs import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MODES = {1: "L", 3: "RGB"}
+LUMA = torch.tensor([19595, 38470, 7471]).view(1, 3, 1, 1)  # ITU-R 601 in 1/65536, as PIL's mode L
 
 
 class Images(Protocol):
@@ -30,7 +34,7 @@ class Images(Protocol):
 
 
 class ArrayImages:
-    """Images held in memory, with their labels where there are any."""
+    """Images (N, C, H, W) uint8 held in memory, with their labels (N,) where there are any."""
 
     def __init__(self, pixels: Tensor, labels: Tensor | None = None) -> None:
         self.pixels, self.labels = pixels, labels
@@ -46,9 +50,7 @@ class FolderImages:
     """The image files below a folder, decoded when asked for: shorter side resized, then centre-cropped."""
 
     def __init__(self, folder: Path, channels: int, resolution: int) -> None:
-        self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not self.paths:
-            raise InputError(f"there are no images ({', '.join(SUFFIXES)}) below {folder}")
+        self.paths = image_paths(folder)
         self.channels, self.resolution = channels, resolution
 
     def __len__(self) -> int:
@@ -58,11 +60,7 @@ class FolderImages:
         return torch.stack([self._read(self.paths[i]) for i in indices])
 
     def _read(self, path: Path) -> Tensor:
-        try:
-            with Image.open(path) as file:
-                image = file.convert(MODES[self.channels])
-        except OSError as error:
-            raise InputError(f"{path} is not a readable image: {error}") from error
+        image = read_image(path, self.channels, str(path))
         scale = self.resolution / min(image.size)
         width, height = (max(self.resolution, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
@@ -74,20 +72,54 @@ def open_images(data: str, split: str, channels: int, resolution: int) -> ArrayI
     """The images that `data` names, at the network's size.
 
     data: `mnist` or `cifar10` (downloaded by torchvision into ./data), a folder of images, or an .npz file with
-      `{split}_images` (N, H, W[, C]) uint8, or with JPEGs end to end in `{split}_jpeg` and `{split}_offsets` (N + 1).
+      `{split}_images` (N, H, W[, C]) uint8, or with JPEGs end to end in `{split}_jpeg` and `{split}_offsets` (N + 1);
+      `{split}_labels` (N,) where there are any.
     split: "train" or "test"; a folder has no splits.
     Small images are padded with black to `resolution`; channels (1 or 3) converts.
+
+    Raises InputError, in one sentence, for data that is missing, damaged, empty or larger than the network's images.
     """
+    if channels not in MODES:
+        raise InputError(f"images have 1 or 3 channels, but the network takes {channels}")
     path = Path(data).expanduser()
     if data in ("mnist", "cifar10"):
         images = _torchvision(data, split, channels)
     elif path.is_dir():
         return FolderImages(path, channels, resolution)
-    elif path.suffix == ".npz":
+    elif path.suffix == ".npz" and path.is_file():
         images = _npz(path, split, channels)
     else:
-        raise InputError(f"data must be mnist, cifar10, an existing image folder or an .npz file, not {data!r}")
+        raise InputError(
+            f"data must be mnist, cifar10, an existing image folder or an existing .npz file, not {data!r}"
+        )
     return ArrayImages(pad_to(images.pixels, resolution, data), images.labels)
+
+
+def data_name(data: str) -> str:
+    """What training records call the data: its name, without where it lies."""
+    return Path(data).expanduser().resolve().stem
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """The image files below `folder`, sorted. Raises InputError where there are none."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(f"there are no images ({', '.join(SUFFIXES)}) below {folder}")
+    return paths
+
+
+def read_image(file: Path | BinaryIO, channels: int, what: str) -> Image.Image:
+    """One image file, decoded and converted to `channels`. Raises InputError, naming `what`, where it is none."""
+    try:
+        with Image.open(file) as image:
+            return image.convert(MODES[channels])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{what} is not a readable image ({error})") from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A PIL image of mode L or RGB -> (C, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
 
 
 def pad_to(pixels: Tensor, resolution: int, what: str) -> Tensor:
@@ -99,11 +131,6 @@ def pad_to(pixels: Tensor, resolution: int, what: str) -> Tensor:
     return F.pad(pixels, (left, resolution - width - left, top, resolution - height - top))
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """A PIL image of mode L or RGB -> (C, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
-
-
 def _torchvision(name: str, split: str, channels: int) -> ArrayImages:
     from torchvision import datasets  # imported here: it is slow, and only these two names need it
 
@@ -112,32 +139,41 @@ def _torchvision(name: str, split: str, channels: int) -> ArrayImages:
         source = dataset("data", train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{name} could not be downloaded into ./data ({error}); give a folder or .npz") from error
-    return _as_array(np.asarray(source.data), torch.as_tensor(source.targets), channels)
+    return ArrayImages(_to_channels(np.asarray(source.data), channels, name), torch.as_tensor(source.targets))
 
 
 def _npz(path: Path, split: str, channels: int) -> ArrayImages:
+    prefix = f"{split}_"
     try:
         with np.load(path) as file:
-            labels = torch.from_numpy(file[f"{split}_labels"]).long() if f"{split}_labels" in file else None
-            if f"{split}_images" in file:
-                return _as_array(file[f"{split}_images"], labels, channels)
-            stream, offsets = file[f"{split}_jpeg"].tobytes(), file[f"{split}_offsets"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} does not hold {split}_images, or {split}_jpeg with offsets: {error}") from error
-    encoded = [stream[start:end] for start, end in itertools.pairwise(offsets)]
-    decoded = [to_tensor(Image.open(io.BytesIO(jpeg)).convert(MODES[channels])) for jpeg in encoded]
-    return ArrayImages(torch.stack(decoded), labels)
+            arrays = {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is truncated or not an .npz file of plain arrays ({error})") from error
+    labels = torch.from_numpy(arrays["labels"]).long() if "labels" in arrays else None
+    if "images" in arrays:
+        return ArrayImages(_to_channels(arrays["images"], channels, f"{path}: {split}_images"), labels)
+    if "jpeg" in arrays and "offsets" in arrays:
+        return ArrayImages(_decode(arrays["jpeg"], arrays["offsets"], channels, f"{path}: {split}_jpeg"), labels)
+    raise InputError(f"{path} holds neither {split}_images, nor {split}_jpeg with {split}_offsets")
 
 
-def _as_array(pixels: np.ndarray, labels: Tensor | None, channels: int) -> ArrayImages:
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-    tensor = tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
-    if tensor.shape[1] == 1 and channels == 3:
-        tensor = tensor.expand(-1, 3, -1, -1)
-    elif tensor.shape[1] == 3 and channels == 1:
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601 luma, as PIL's mode L
-        tensor = (tensor * weights).sum(1, keepdim=True).round().to(torch.uint8)
-    return ArrayImages(tensor, labels)
+def _decode(stream: np.ndarray, offsets: np.ndarray, channels: int, what: str) -> Tensor:
+    """JPEGs end to end, image i = stream[offsets[i]:offsets[i + 1]] -> (N, channels, H, W) uint8."""
+    encoded = [io.BytesIO(stream[start:end].tobytes()) for start, end in itertools.pairwise(offsets)]
+    images = [to_tensor(read_image(file, channels, f"{what}[{i}]")) for i, file in enumerate(encoded)]
+    if not images or any(image.shape != images[0].shape for image in images):
+        raise InputError(f"{what} must hold images, all of one size")
+    return torch.stack(images)
 
 
-MODES = {1: "L", 3: "RGB"}
+def _to_channels(pixels: np.ndarray, channels: int, what: str) -> Tensor:
+    """Pixels (N, H, W[, 1 or 3]) uint8 -> (N, channels, H, W) uint8."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in MODES or not len(pixels):
+        raise InputError(f"{what} must be (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8 with N > 0, "
+                         f"not {pixels.shape} {pixels.dtype}")  # fmt: skip
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    if tensor.shape[1] == 1:
+        return tensor.expand(-1, channels, -1, -1)
+    return tensor if channels == 3 else ((tensor * LUMA).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)

@@ -13,12 +13,10 @@ def expand_policy(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One mapping per combination of the list-valued settings that are single values in the policy itself."""
     cls = POLICIES.get(str(settings.get("name", "none")))
     hints = get_type_hints(cls) if cls else {}
-    axes = [
-        [(key, item) for item in value]
-        if isinstance(value, list) and not _takes_list(hints.get(key))
-        else [(key, value)]
-        for key, value in settings.items()
-    ]
+    axes = []
+    for key, value in settings.items():
+        is_axis = isinstance(value, list) and not _takes_list(hints.get(key))
+        axes.append([(key, item) for item in value] if is_axis else [(key, value)])
     return [dict(combination) for combination in itertools.product(*axes)]
 
 

@@ -32,12 +32,10 @@ class Closeness:
 def closeness(images: Tensor, reference: Tensor) -> Closeness:
     """images and reference (N, C, H, W) in [-1, 1]; compared in [0, 1] after clipping, before rounding to 8 bits."""
     ours, theirs = (((x.float() + 1) / 2).clamp(0, 1).double().cpu().numpy() for x in (images, reference))
+    pairs = list(zip(ours, theirs, strict=True))
     return Closeness(
-        psnr=tuple(psnr(a, b) for a, b in zip(ours, theirs, strict=True)),
-        ssim=tuple(
-            float(structural_similarity(a, b, channel_axis=0, data_range=1.0))
-            for a, b in zip(ours, theirs, strict=True)
-        ),
+        psnr=tuple(psnr(a, b) for a, b in pairs),
+        ssim=tuple(float(structural_similarity(a, b, channel_axis=0, data_range=1.0)) for a, b in pairs),
     )
 
 

@@ -67,11 +67,11 @@ def run(config: SampleConfig) -> Summary:
     for folder, made in zip(folders, runs, strict=True):
         for seed, image in zip(seeds, to_uint8(made.images), strict=True):
             save_png(image, out / folder / f"{seed:06d}.png")
-    save_comparison(
-        [(name, made.images) for name, made in zip(names, runs, strict=True)], config.compare, out / "grid.png"
-    )
+    rows = [(name, made.images) for name, made in zip(names, runs, strict=True)]
+    save_comparison(rows, config.compare, out / "grid.png")
     summary = summarise(config, model, network, sampler, names, runs, out)
-    write_atomically(out / "summary.json", lambda path: path.write_text(json.dumps(summary.to_json(), indent=2) + "\n"))
+    text = json.dumps(summary.to_json(), indent=2) + "\n"
+    write_atomically(out / "summary.json", lambda unfinished: unfinished.write_text(text))
     return summary
 
 
