@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from samplers.contract import Denoiser, Noise, Step, batch_timesteps, predict_x0
+from configs import InputError
+from samplers.contract import Denoiser, Noise, Step, batch_timesteps, predict_x0, split_output
 from samplers.timetable import Timetable
 
-VARIANCES = ("fixedsmall", "fixedlarge")
+VARIANCES = ("fixedsmall", "fixedlarge", "learned_range")
 
 
 def ddpm(
@@ -23,18 +26,22 @@ def ddpm(
 ) -> Iterator[Step]:
     """Yields the state after each ancestral step; the last step adds no noise.
 
-    variance: fixedsmall (the posterior's, β̃) or fixedlarge (β). Respaced, β is 1 - ᾱ/ᾱ' of the visited timesteps;
-    fixedlarge is then what ermongroup/ddim calls `ddpm_noisy`. clip: x_0 is clipped to [-1, 1].
+    variance: fixedsmall (the posterior's, β̃), fixedlarge (β), or learned_range: between the two, where the network
+      says so, which must then return (B, 2C, H, W). Respaced, β is 1 - ᾱ/ᾱ' of the visited timesteps; fixedlarge is
+      then what ermongroup/ddim calls `ddpm_noisy`.
+    clip: x_0 is clipped to [-1, 1].
     One network evaluation per step.
     """
     last = len(table) - 1
     for i, (t, (timestep, a, a_next)) in enumerate(zip(batch_timesteps(table, x), table, strict=True)):
-        x0 = predict_x0(x, denoiser(x, t), a)
+        eps, v = split_output(denoiser(x, t), x)
+        x0 = predict_x0(x, eps, a)
         if clip:
             x0 = x0.clamp(-1, 1)
+        sigma = learned_sigma(v, a, a_next) if variance == "learned_range" else fixed_sigma(variance, a, a_next)
         x = posterior_mean(x0, x, a, a_next)
         if i < last:
-            x = x + step_variance(variance, a, a_next) ** 0.5 * noise()
+            x = x + sigma * noise()
         yield Step(timestep, x, x0)
 
 
@@ -44,7 +51,27 @@ def posterior_mean(x0: Tensor, x: Tensor, a: float, a_next: float) -> Tensor:
     return a_next**0.5 * (1 - alpha) / (1 - a) * x0 + alpha**0.5 * (1 - a_next) / (1 - a) * x
 
 
-def step_variance(kind: str, a: float, a_next: float) -> float:
-    """σ² of one step: β = 1 - α, or β̃ = β (1 - ᾱ') / (1 - ᾱ) (section 3.2), never below 1e-20."""
+def variances(a: float, a_next: float) -> tuple[float, float]:
+    """β = 1 - α and β̃ = β (1 - ᾱ') / (1 - ᾱ), the largest and smallest sensible σ² of one step (section 3.2).
+
+    Both at least 1e-20, for the logarithm: β̃ is 0 where the step leads to x_0. guided-diffusion puts the β̃ of the
+    step before in its place, which no image depends on, since that step is the last and adds no noise.
+    """
     beta = 1 - a / a_next
-    return max(beta if kind == "fixedlarge" else beta * (1 - a_next) / (1 - a), 1e-20)
+    return max(beta, 1e-20), max(beta * (1 - a_next) / (1 - a), 1e-20)
+
+
+def fixed_sigma(kind: str, a: float, a_next: float) -> float:
+    """The standard deviation of one step: sqrt(β) for fixedlarge, sqrt(β̃) for fixedsmall."""
+    beta, posterior = variances(a, a_next)
+    return (beta if kind == "fixedlarge" else posterior) ** 0.5
+
+
+def learned_sigma(v: Tensor | None, a: float, a_next: float) -> Tensor:
+    """σ = exp(½ (f ln β + (1 - f) ln β̃)) with f = (v + 1)/2   (Nichol & Dhariwal 2021, eq. 15)."""
+    if v is None:
+        raise InputError("sampler.variance=learned_range needs a network with twice as many channels out as in; "
+                         "take fixedsmall or fixedlarge")  # fmt: skip
+    beta, posterior = variances(a, a_next)
+    f = (v + 1) / 2
+    return torch.exp((f * math.log(beta) + (1 - f) * math.log(posterior)) / 2)

@@ -18,8 +18,12 @@ class ImageNoise:
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.shape = tuple(shape)
-        self.device = device
+        self.device = torch.device(device)
 
     def __call__(self) -> Tensor:
-        draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(self.device)
+        # A copy to the GPU waits for all the work queued there, unless it comes from pinned memory.
+        pinned = self.device.type == "cuda"
+        draws = torch.empty(len(self.generators), *self.shape, pin_memory=pinned)
+        for draw, generator in zip(draws, self.generators, strict=True):
+            draw.normal_(generator=generator)
+        return draws.to(self.device, non_blocking=pinned)

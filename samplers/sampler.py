@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from configs import InputError, one_of
-from samplers.contract import Denoiser, Noise, Step
+from samplers.contract import Denoiser, Noise, Step, eps_only
 from samplers.ddim import ddim
 from samplers.ddpm import VARIANCES, ddpm
 from samplers.plms import plms
 from samplers.schedule import DiffusionConfig
-from samplers.timetable import Timetable, timetable
+from samplers.spacing import check_spacing
+from samplers.timetable import FINALS, Timetable, timetable
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,17 @@ class SamplerConfig:
 
     name: str = "ddim"  # ddim | plms | ddpm
     steps: int = 100
-    spacing: str = "uniform"  # uniform | leading | quadratic
+    spacing: str = "uniform"  # uniform | leading | strided | quadratic | fractional | a section list: "10,10,15,20"
     offset: int = 0  # added to every timestep; 1 in CompVis and Stable Diffusion
     final: str = "one"  # ᾱ after the last step: one | first
     eta: float = 0.0  # ddim only: 0 deterministic … 1 ancestral
-    variance: str = "fixedsmall"  # ddpm only: fixedsmall | fixedlarge
+    variance: str = "fixedsmall"  # ddpm only: fixedsmall | fixedlarge | learned_range (the network's own)
     clip: bool = False  # ddim, ddpm: x_0 is clipped to [-1, 1] at every step
 
     def __post_init__(self) -> None:
         one_of(self.name, SAMPLERS, "the sampler")
+        check_spacing(self.spacing, self.steps)
+        one_of(self.final, FINALS, "the final alphas_cumprod")
         one_of(self.variance, VARIANCES, "the variance")
         if not 0 <= self.eta <= 1:
             raise InputError(f"eta must lie in 0..1, not {self.eta}")
@@ -64,13 +67,17 @@ class Sampler:
         return len(self.eval_timesteps)
 
     def sample(self, denoiser: Denoiser, x: Tensor, noise: Noise) -> Iterator[Step]:
-        """The states from x (B, C, H, W), distributed as x_T, to the final image."""
+        """The states from x (B, C, H, W), distributed as x_T, to the final image.
+
+        A learned variance that the denoiser returns beside eps is used by ddpm with variance=learned_range, and
+        dropped by everything else.
+        """
         config = self.config
         if config.name == "plms":
-            return plms(denoiser, x, self.table)
+            return plms(eps_only(denoiser), x, self.table)
         if config.name == "ddpm":
             return ddpm(denoiser, x, self.table, noise, variance=config.variance, clip=config.clip)
-        return ddim(denoiser, x, self.table, noise, eta=config.eta, clip=config.clip)
+        return ddim(eps_only(denoiser), x, self.table, noise, eta=config.eta, clip=config.clip)
 
 
 SAMPLERS = ("ddim", "plms", "ddpm")

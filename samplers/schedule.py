@@ -15,12 +15,13 @@ class DiffusionConfig:
 
     precision: what ᾱ goes through on its way, since 1 - ᾱ keeps few of the digits that float32 has near 1:
       float64    nothing (Ho et al. 2020; guided-diffusion)
-      float32    β is rounded to float32 and multiplied up in float32 (ermongroup/ddim, DeepCache, diffusers)
-      rounded    multiplied up in float64, then stored as float32 (CompVis)
+      rounded    ᾱ is stored as float32 (DDIM and PLMS of CompVis; its ancestral tables are float64)
+      float32    β is float32 too (ermongroup/ddim, DeepCache, diffusers); the products are kept in float64 and each
+                 stored as float32, as torch.cumprod does on the CPU
     """
 
     schedule: str = "linear"  # linear | scaled_linear (linear in sqrt(β)) | cosine
-    beta_start: float = 1e-4
+    beta_start: float = 1e-4  # linear, scaled_linear
     beta_end: float = 0.02
     num_timesteps: int = 1000
     precision: str = "float64"
@@ -32,6 +33,14 @@ class DiffusionConfig:
             raise InputError(f"num_timesteps must be at least 1, not {self.num_timesteps}")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(f"0 < beta_start <= beta_end < 1 must hold, not {self.beta_start}, {self.beta_end}")
+        if self.schedule == "cosine" and (self.beta_start, self.beta_end) != (1e-4, 0.02):
+            raise InputError("the cosine schedule has no beta_start and beta_end; leave them out")
+        alphas_cumprod = self.alphas_cumprod()
+        if not 0 < alphas_cumprod[-1] <= alphas_cumprod[0] < 1:
+            raise InputError(
+                f"alphas_cumprod must stay between 0 and 1 (both excluded), but it runs from {alphas_cumprod[0]} to "
+                f"{alphas_cumprod[-1]}; take other betas, or precision=float64"
+            )
 
     def betas(self) -> np.ndarray:
         """β_t, t = 0 … T-1 -> (T,) float64."""
@@ -39,10 +48,11 @@ class DiffusionConfig:
 
     def alphas_cumprod(self) -> np.ndarray:
         """ᾱ_t = Π_{s≤t} (1 - β_s), t = 0 … T-1 -> (T,) float64 holding values of the asked-for precision."""
+        alphas = 1 - self.betas()
         if self.precision == "float32":
-            return np.cumprod(np.float32(1) - self.betas().astype(np.float32), dtype=np.float32).astype(np.float64)
-        alphas_cumprod = np.cumprod(1 - self.betas())
-        return alphas_cumprod.astype(np.float32).astype(np.float64) if self.precision == "rounded" else alphas_cumprod
+            alphas = (np.float32(1) - self.betas().astype(np.float32)).astype(np.float64)
+        alphas_cumprod = np.cumprod(alphas)
+        return alphas_cumprod if self.precision == "float64" else alphas_cumprod.astype(np.float32).astype(np.float64)
 
 
 def linear_betas(config: DiffusionConfig) -> np.ndarray:
