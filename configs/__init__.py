@@ -70,14 +70,14 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str) -> T:
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
-            raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+            raise InputError(_sentence(where, error)) from error
     missing = OmegaConf.missing_keys(merged)
     if missing:
         raise InputError(f"{where} lacks {', '.join(sorted(missing))}")
     try:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+        raise InputError(_sentence(where, error)) from error
 
 
 def parse_words(words: Iterable[str]) -> dict[str, Any]:
@@ -130,6 +130,11 @@ def _check_tree(schema: type, layer: Mapping[str, Any], where: str, prefix: str 
             raise InputError(f"{where} has no key '{prefix}{key}'; {hint}known: {', '.join(prefix + n for n in types)}")
         if isinstance(value, Mapping) and is_dataclass(types[key]):
             _check_tree(types[key], value, where, f"{prefix}{key}.")
+
+
+def _sentence(where: str, error: OmegaConfBaseException) -> str:
+    key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+    return f"{where}: {key}{str(error).splitlines()[0]}"
 
 
 def _set_writable(node: Any) -> None:

@@ -67,7 +67,7 @@ def _rows(config: CostConfig, model: ModelConfig, costs: PassCosts) -> Iterator[
         ]
 
 
-PAPER_HEADER = ["table", "N", "branch (m)", "paper", "here", "deviation"]
+PAPER_HEADER = ["table", "N", "branch (m)", "paper", "here", "paper - here"]
 
 
 def _paper_rows(paper: PaperCosts, costs: PassCosts) -> Iterator[list[str]]:

@@ -86,7 +86,7 @@ class Summary:
             "",
             "G MACs: per network call, counted as in the DeepCache paper. theory: speed-up if time followed MACs "
             "(attention included).",
-            "PSNR (dB), SSIM: of each image to the uncached one of its seed, at 100 % or inf where nothing moved.",
+            "PSNR (dB), SSIM: of each image to the uncached one of its seed; identical where no bit moved.",
             *self._plan_line(),
             f"images, grid.png and summary.json are in {self.out}",
         ]

@@ -1,0 +1,108 @@
+"""Plans of every policy, as plain tuples."""
+
+import math
+
+import numpy as np
+import pytest
+
+from caching import POLICIES, Explicit, NoCache, Nonuniform, Uniform, full_evals, make_policy
+from caching.policies import quad_centre
+from configs import InputError
+
+# facts of the released code, run: (T, N, center, power) -> full passes
+RELEASED = {
+    (50, 5, 15, 1.4): [0, 5, 9, 13, 17, 21, 26, 31, 37, 43],
+    (50, 5, 10, 1.5): [0, 4, 7, 10, 14, 19, 24, 30, 36, 43],
+    (50, 5, 15, 1.3): [0, 5, 10, 14, 17, 22, 26, 32, 37, 43],
+    (50, 5, 15, 1.2): [0, 5, 10, 14, 18, 22, 27, 32, 38, 44],
+    (250, 10, 110, 1.2): [0, 11, 22, 32, 43, 53, 62, 72, 81, 91, 99, 108, 116, 125, 134, 144, 153, 163, 173, 184, 194,
+                          205, 216, 227, 238],
+    (250, 20, 120, 1.2): [0, 22, 42, 62, 80, 98, 116, 132, 149, 168, 187, 207, 228],
+    (250, 20, 120, 1.4): [0, 22, 42, 61, 80, 98, 115, 131, 149, 168, 187, 207, 228],
+}  # fmt: skip
+
+
+def test_no_cache_runs_everything_in_full():
+    assert NoCache().plan(4) == (None,) * 4
+
+
+def test_uniform_runs_every_nth_evaluation_in_full():
+    assert Uniform(interval=3, branch=2).plan(7) == (None, 2, 2, None, 2, 2, None)
+
+
+def test_interval_one_is_no_cache():
+    assert Uniform(interval=1, branch=2).plan(10) == NoCache().plan(10)
+
+
+def test_full_passes_of_uniform_are_the_ceiling_of_t_over_n():
+    for total in (1, 7, 50, 100):
+        for interval in (1, 2, 3, 5, 10, 20):
+            assert len(full_evals(Uniform(interval).plan(total))) == math.ceil(total / interval)
+
+
+def test_the_horizon_leaves_later_evaluations_partial():
+    plan = Uniform(interval=5, branch=1, horizon=50).plan(51)  # PLMS: 50 steps, 51 network calls
+    assert len(full_evals(plan)) == 10
+    assert plan[50] == 1
+
+
+@pytest.mark.parametrize(("setting", "full"), RELEASED.items())
+def test_nonuniform_is_the_released_schedule(setting, full):
+    assert quad_centre(*setting) == full
+
+
+def test_nonuniform_equals_the_released_tables(golden):
+    for name, table in golden("sampler_deepcache_nonuniform_tables").config.items():
+        words = dict(word.split("=") for word in name.split()[1:])
+        total, full = int(words["total"]), table["indices"] if isinstance(table, dict) else table
+        # the LDM code has no centre: x from 0 to T^(1/p)
+        assert quad_centre(total, total / len(full), int(words.get("center", 0)), float(words["pow"])) == full, name
+
+
+def test_the_signed_power_reading_of_the_paper_is_another_schedule():
+    ends = -(15 ** (1 / 1.4)), 35 ** (1 / 1.4)
+    line = np.linspace(*ends, 10)
+    signed = (np.sign(line) * np.abs(line) ** 1.4 + 15).astype(int)
+    assert list(signed)[:3] != quad_centre(50, 5, 15, 1.4)[:3]
+
+
+@pytest.mark.parametrize(("steps", "interval", "center"), [(50, 2, 25), (250, 2, 125)])
+def test_a_schedule_that_does_not_exist_is_refused(steps, interval, center):
+    with pytest.raises(InputError, match="no non-uniform schedule"):
+        Nonuniform(interval, 1, center, 1.2).plan(steps)
+
+
+def test_explicit_plans_are_taken_as_written():
+    assert Explicit(full=[0, 3], branch=1).plan(5) == (None, 1, 1, None, 1)
+    assert Explicit(entries=[None, 2, 0]).plan(3) == (None, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"name": "uniforn"}, "did you mean 'uniform'"),
+        ({"name": "uniform", "intervall": 3}, "did you mean 'interval'"),
+        ({"name": "uniform", "interval": 0}, "interval must be at least 1"),
+        ({"name": "uniform", "interval": "often"}, "interval"),
+        ({"name": "nonuniform", "power": 1.0}, "power must be above 1"),
+        ({"name": "none", "branch": 1}, "has no key 'branch'"),
+        ({"name": "explicit"}, "either `entries`, or `full`"),
+        ({"name": "explicit", "full": [0]}, "either `entries`, or `full`"),
+        ({"name": "explicit", "entries": [None, "deep"]}, "not 'deep'"),
+    ],
+)
+def test_wrong_settings_end_in_one_sentence(settings, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        make_policy(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_centre_outside_the_steps_is_refused():
+    with pytest.raises(InputError, match=r"center must lie in 0\.\.49"):
+        Nonuniform(center=50).plan(50)
+
+
+def test_settings_reach_the_policy():
+    assert make_policy({"name": "nonuniform", "interval": 10, "center": 30}) == Nonuniform(interval=10, center=30)
+    assert make_policy({"name": "explicit", "entries": [None, 1]}).plan(2) == (None, 1)
+    assert set(POLICIES) >= {"none", "uniform", "nonuniform", "explicit"}
