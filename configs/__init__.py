@@ -7,10 +7,10 @@ The schema is code: every dataclass that appears in a YAML file is defined besid
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
+KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 T = TypeVar("T")
 
@@ -49,10 +50,11 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
             raise InputError(f"{what} has no key {key!r}; {nearest(str(key), known)}")
 
 
-def parse(schema: type[T], *layers: Mapping[str, Any], where: str) -> T:
+def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str]) -> T:
     """Merges `layers` (later ones win) into an instance of the dataclass `schema`.
 
-    where: what is being read, for the error sentence ("configs/mnist32.yaml", "the checkpoint's metadata").
+    where: what is being read, for the error sentence ("configs/mnist32.yaml", "the checkpoint's metadata"); one for
+      all layers, or one for each.
     A free-form mapping with a `name` (a policy, say) is replaced by a later layer that gives another name: the
     settings of one thing mean nothing to another.
     Raises InputError for a key the schema does not have (naming the nearest one), a value of the wrong type and a
@@ -61,8 +63,9 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str) -> T:
     merged = OmegaConf.structured(schema)
     _set_writable(merged)
     free_form = {key for key, hint in get_type_hints(schema).items() if get_origin(hint) is dict}
-    for layer in layers:
-        _check_tree(schema, layer, where)
+    places = [where] * len(layers) if isinstance(where, str) else where
+    for layer, place in zip(layers, places, strict=True):
+        leaves = list(_leaves(schema, layer, place))
         for key in free_form & layer.keys():
             name = merged[key].get("name")
             if isinstance(layer[key], Mapping) and layer[key].get("name", name) != name:
@@ -70,23 +73,25 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str) -> T:
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
-            raise InputError(_sentence(where, error)) from error
+            raise InputError(_misfit(leaves, place) or f"{place}: {str(error).splitlines()[0]}") from error
     missing = OmegaConf.missing_keys(merged)
     if missing:
-        raise InputError(f"{where} lacks {', '.join(sorted(missing))}")
-    try:
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise InputError(_sentence(where, error)) from error
+        raise InputError(f"{where if isinstance(where, str) else where[0]} lacks {', '.join(sorted(missing))}")
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
 def parse_words(words: Iterable[str]) -> dict[str, Any]:
     """`["sampler.steps=50", "compare=false"]` as a nested mapping."""
-    words = list(words)
+    given = OmegaConf.create()
     for word in words:
-        if "=" not in word:
+        key, equals, _ = word.partition("=")
+        if not (key and equals):
             raise InputError(f"{word!r} is not of the form key=value, e.g. num_images=16")
-    return to_mapping(OmegaConf.from_dotlist(words))
+        try:
+            given.merge_with(to_mapping(OmegaConf.from_dotlist([word])))
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise InputError(f"the value in {word!r} is not readable YAML") from error
+    return to_mapping(given)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -94,13 +99,13 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         content = OmegaConf.load(path)
+        if OmegaConf.is_dict(content):
+            return to_mapping(content)
     except FileNotFoundError:
         raise InputError(f"there is no configuration file {path}") from None
     except (YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
         raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(content):
-        raise InputError(f"{path} must hold a mapping of keys to values")
-    return to_mapping(content)
+    raise InputError(f"{path} must hold a mapping of keys to values")
 
 
 def find(name: str | Path, folder: str = "") -> Path:
@@ -111,7 +116,10 @@ def find(name: str | Path, folder: str = "") -> Path:
             return path
         return ROOT / path if (ROOT / path).exists() else path
     known = {file.stem: file for file in (FOLDER / folder).glob("*.yaml")}
-    one_of(str(name), known, f"the configuration{f' of {folder}' if folder else ''}")
+    if str(name) not in known:
+        raise InputError(
+            f"there is no configuration {str(name)!r} in {Path('configs', folder)}; {nearest(str(name), known)}"
+        )
     return known[str(name)]
 
 
@@ -120,21 +128,50 @@ def to_mapping(config: Any) -> dict[str, Any]:
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
-def _check_tree(schema: type, layer: Mapping[str, Any], where: str, prefix: str = "") -> None:
-    """Keys are checked before OmegaConf sees them: its message names neither the nearest key nor the file."""
-    types = get_type_hints(schema)
+class _Leaf(NamedTuple):
+    """One value of a layer that is no mapping of its own, and what the schema wants there."""
+
+    name: str
+    hint: Any
+    value: Any
+
+
+def _leaves(schema: type, layer: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[_Leaf]:
+    """The leaves of `layer`. Raises InputError for a key that the schema does not have: OmegaConf's message names
+    neither the nearest key nor the file."""
+    hints = get_type_hints(schema)
     for key, value in layer.items():
-        if key not in types:
-            near = difflib.get_close_matches(str(key), types, n=1, cutoff=0.5)
-            hint = f"did you mean '{prefix}{near[0]}'? " if near else ""
-            raise InputError(f"{where} has no key '{prefix}{key}'; {hint}known: {', '.join(prefix + n for n in types)}")
-        if isinstance(value, Mapping) and is_dataclass(types[key]):
-            _check_tree(types[key], value, where, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        if key not in hints:
+            raise InputError(f"{where} has no key {name!r}; {nearest(name, [prefix + known for known in hints])}")
+        yield from _leaves_below(hints[key], value, where, name)
 
 
-def _sentence(where: str, error: OmegaConfBaseException) -> str:
-    key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-    return f"{where}: {key}{str(error).splitlines()[0]}"
+def _leaves_below(hint: Any, value: Any, where: str, name: str) -> Iterator[_Leaf]:
+    inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+    if inner is None or not isinstance(value, Mapping | list):
+        yield _Leaf(name, hint, value)
+    elif isinstance(value, list):  # list[dataclass]
+        for index, entry in enumerate(value):
+            yield from _leaves_below(inner, entry, where, f"{name}[{index}]")
+    elif get_origin(hint) is dict:  # dict[str, dataclass]
+        for key, entry in value.items():
+            yield from _leaves_below(inner, entry, where, f"{name}.{key}")
+    else:  # a dataclass, or one that may be null
+        yield from _leaves(inner, value, where, f"{name}.")
+
+
+def _misfit(leaves: Iterable[_Leaf], where: str) -> str:
+    """The sentence about the first leaf that is not of its type; OmegaConf's own does not always name the key."""
+    for leaf in leaves:
+        alone = OmegaConf.structured(make_dataclass("Alone", [("value", leaf.hint)]))
+        try:
+            OmegaConf.merge(alone, {"value": leaf.value})
+        except OmegaConfBaseException:
+            wanted = KINDS.get(leaf.hint) or str(leaf.hint).removeprefix("typing.")
+            wanted = "a mapping of keys to values" if is_dataclass(leaf.hint) else wanted
+            return f"{where}: {leaf.name} must be {wanted}, not {leaf.value!r}"
+    return ""
 
 
 def _set_writable(node: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import configs
 from configs import InputError
@@ -12,8 +13,20 @@ from configs import InputError
 T = TypeVar("T")
 
 
-def main(run: Callable[[T], None], schema: type[T], default: str, doc: str, words: Sequence[str] | None = None) -> None:
-    """Runs `run` on the configuration that the command line `[CONFIG] [key=value ...]` means.
+def main(
+    run: Callable[[T], object],
+    schema: type[T],
+    *,
+    doc: str,
+    default: str | None = None,
+    argument: str | None = None,
+    words: Sequence[str] | None = None,
+) -> None:
+    """Runs `run` on the configuration that the command line means.
+
+    `[CONFIG] [key=value ...]` where the script has a `default` file: CONFIG is another YAML file, or the name of one
+    beside it. Else `[ARGUMENT] [key=value ...]`, where ARGUMENT is the value of the key `argument`, if there is one.
+    words: the command line; None is the process's own.
 
     Exit status 0; 2 after bad input, in one sentence on stderr; 130 when interrupted.
     """
@@ -22,11 +35,13 @@ def main(run: Callable[[T], None], schema: type[T], default: str, doc: str, word
         print(doc.strip())
         return
     try:
-        path = words.pop(0) if words and "=" not in words[0] else default
-        content = configs.read(configs.find(path))
-        if "network" in content:  # a model's own file stands for a default run of that model
-            content = {"model": path}
-        run(configs.parse(schema, content, configs.parse_words(words), where=path))
+        first = words.pop(0) if words and "=" not in words[0] and (default or argument) else None
+        layers = {} if default is None else _read(first or default, Path(default).parent.name)
+        given = configs.parse_words(words)
+        if argument is not None and first is not None:
+            given = {argument: first, **given}
+        layers["the command line"] = given
+        run(configs.parse(schema, *layers.values(), where=list(layers)))
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -40,3 +55,11 @@ def fail(sentence: str) -> None:
     """Ends the process with status 2 and one sentence."""
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _read(name: str, folder: str) -> dict[str, dict[str, Any]]:
+    """The content of the configuration file that `name` means, by `name`."""
+    content = configs.read(configs.find(name, folder))
+    if "network" in content:  # a model's own file stands for a default run of that model
+        content = {"model": name}
+    return {name: content}
