@@ -20,7 +20,7 @@ from configs import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODES = {1: "L", 3: "RGB"}
-LUMA = torch.tensor([19595, 38470, 7471]).view(1, 3, 1, 1)  # ITU-R 601 in 1/65536, as PIL's mode L
+LUMA = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)  # ITU-R 601 in 1/65536, as PIL's mode L
 
 
 class Images(Protocol):
@@ -97,7 +97,8 @@ def open_images(data: str, split: str, channels: int, resolution: int) -> ArrayI
 
 def data_name(data: str) -> str:
     """What training records call the data: its name, without where it lies."""
-    return Path(data).expanduser().resolve().stem
+    path = Path(data).expanduser().absolute()
+    return path.stem if path.suffix == ".npz" else path.name
 
 
 def image_paths(folder: Path) -> list[Path]:
