@@ -16,10 +16,12 @@ def timestep_embedding(t: Tensor, dim: int, order: str) -> Tensor:
     cos_sin: frequencies exp(-ln(10000)·i/half), [cos | sin] (Dhariwal & Nichol 2021; Rombach et al. 2022).
     """
     half = dim // 2
-    last = half - 1 if order == "sin_cos" else half
-    # log(10000) as a Python float times a float32 ramp: the order of operations of the public code, which float32
-    # rounding at t near 1000 would otherwise show.
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * -(LOG_MAX_PERIOD / last))
-    angles = t.float()[:, None] * frequencies[None, :]
-    parts = (angles.sin(), angles.cos()) if order == "sin_cos" else (angles.cos(), angles.sin())
+    ramp = torch.arange(half, dtype=torch.float32, device=t.device)
+    # Which product comes first differs between the code bases, and shows in float32 at t near 1000.
+    if order == "sin_cos":
+        angles = t.float()[:, None] * torch.exp(ramp * -(LOG_MAX_PERIOD / (half - 1)))
+        parts = angles.sin(), angles.cos()
+    else:
+        angles = t.float()[:, None] * torch.exp(-LOG_MAX_PERIOD * ramp / half)
+        parts = angles.cos(), angles.sin()
     return F.pad(torch.cat(parts, dim=1), (0, dim % 2))
