@@ -1,0 +1,1 @@
+"""What measures: runs, summaries, training, data, judges. Scripts call it; nothing below knows it."""
