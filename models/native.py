@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -38,6 +39,8 @@ def save(network: UNet, path: str | Path, *, dtype: torch.dtype | None = None, *
     try:
         save_file(weights, unfinished, metadata)
         os.replace(unfinished, path)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(f"{path} could not be written ({error})") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
