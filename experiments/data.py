@@ -169,12 +169,11 @@ def _decode(stream: np.ndarray, offsets: np.ndarray, channels: int, what: str) -
 
 def _to_channels(pixels: np.ndarray, channels: int, what: str) -> Tensor:
     """Pixels (N, H, W[, 1 or 3]) uint8 -> (N, channels, H, W) uint8."""
-    if pixels.ndim == 3:
-        pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in MODES or not len(pixels):
+    array = pixels[..., None] if pixels.ndim == 3 else pixels
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in MODES or not len(array):
         raise InputError(f"{what} must be (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8 with N > 0, "
                          f"not {pixels.shape} {pixels.dtype}")  # fmt: skip
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    tensor = torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
     if tensor.shape[1] == 1:
         return tensor.expand(-1, channels, -1, -1)
     return tensor if channels == 3 else ((tensor * LUMA).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
