@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-import configs
 from configs import InputError
 from models import layouts, native, reading
 from models.config import UNetConfig
 from models.download import digest, fetch, known_by_md5
+from models.known import Config, PartsConfig, check_agrees, read_config, settle
+from models.part import UNET, moving_average, section
 from models.unet import UNet
 
-Config = str | Path | Mapping[str, Any] | UNetConfig
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -56,117 +58,80 @@ def load(
     config: NAME of configs/models, a YAML file, a mapping of its contents (or of its `network` part), or a
       UNetConfig. None: what the file itself says, else the configuration whose architecture it has, else (for
       networks of Ho et al.) what its keys and shapes determine.
+    Of a checkpoint of a whole model the U-Net alone is kept: `load_parts` keeps the rest as well.
     The layout is recognised from the keys and translated strictly: every key used, every shape equal.
     `network.provenance` says what was loaded.
 
     Raises InputError, in one sentence, for a file that is missing, truncated, damaged or foreign, and for a
     configuration that does not fit it.
     """
-    known = None if config is None else _read_config(config)
+    known = None if config is None else read_config(config)
     if str(checkpoint) == "random":
         if known is None:
             raise InputError("random weights need a configuration, e.g. config=cifar10")
-        return _finish(random(known.network), Provenance("random", "none"), dtype, device)
-    state = reading.read(fetch(checkpoint))
-    try:
+        return finish(random(known.network), Provenance("random", "none"), dtype, device)
+    return unet_from(reading.read(fetch(checkpoint)), known, str(checkpoint), dtype, device)
+
+
+def unet_from(
+    state: reading.State, known: PartsConfig | None, source: str, dtype: torch.dtype, device: torch.device | str
+) -> UNet:
+    """The U-Net among the tensors of `state`; see `load`."""
+    with naming(state.file):
         network, weights, layout = _understand(state, known)
-        provenance = Provenance(str(checkpoint), layout, state.file, native.records(state))
-    except InputError as error:
-        raise InputError(f"{state.file} cannot be loaded: {error}") from error
-    # Assigned, not copied: at no time are there two sets of weights.
-    network.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, assign=True)
-    return _finish(network, provenance, dtype, device)
+        provenance = Provenance(source, layout, state.file, native.records(state))
+    return finish(assign(network, weights, dtype), provenance, dtype, device)
 
 
 def random(config: UNetConfig, seed: int = 0) -> UNet:
     """The network with reproducible random weights: for costs, speed and plumbing, not for images."""
+    return seeded(lambda: UNet(config), seed)
+
+
+def seeded(build: Callable[[], Network], seed: int = 0) -> Network:
+    """What `build` returns, its random initialisation reproducible."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet(config)
+        return build()
 
 
-def _finish(network: UNet, provenance: Provenance, dtype: torch.dtype, device: torch.device | str) -> UNet:
+def without_weights(build: Callable[[], Network]) -> Network:
+    """What `build` returns, on the meta device: names and shapes, no memory."""
+    with torch.device("meta"):
+        return build()
+
+
+def assign(network: Network, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Network:
+    """Gives `network` these very tensors, not copies of them: at no time are there two sets of weights."""
+    network.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
+    return network
+
+
+def finish(network: Network, provenance: Provenance, dtype: torch.dtype, device: torch.device | str) -> Network:
     network.provenance = provenance
     return network.to(device, dtype).eval().requires_grad_(False)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A configuration: the architecture, and the order of the fused qkv channels in its public files."""
-
-    network: UNetConfig
-    attention_order: str = "legacy"
-
-
-def _read_config(config: Config) -> _Known:
-    if isinstance(config, UNetConfig):
-        return _Known(config)
-    if isinstance(config, Mapping):
-        content, where = config, "config"
-    else:
-        content, where = configs.read(configs.find(config, "models")), str(config)
-    order = content.get("attention_order", "legacy")
-    configs.one_of(order, ("legacy", "new"), f"{where}: attention_order")
-    return _Known(configs.parse(UNetConfig, content.get("network", content), where=where), order)
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Sentences about what is inside a file begin with its name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file} cannot be loaded: {error}") from error
 
 
-def _understand(state: reading.State, known: _Known | None) -> tuple[UNet, dict[str, Tensor], str]:
-    """The network that a file holds, on the meta device; its weights under our names; the name of the layout."""
+def _understand(state: reading.State, known: PartsConfig | None) -> tuple[UNet, dict[str, Tensor], str]:
+    """The U-Net that a file holds, on the meta device; its weights under our names; the name of the layout."""
     if native.is_native(state):
         own = native.network_config(state)
-        _check_agrees(known, asdict(own))
-        network = _without_weights(own)
+        if known is not None:
+            check_agrees(known.network, asdict(own))
+        network = without_weights(lambda: UNet(own))
         return network, native.weights(state, network), "native"
-    layout = layouts.recognise(state.tensors)
-    stated = layout.stated(state.config_json) if state.config_json else {}
-    _check_agrees(known, stated)
-    known = known or _identify(_infer(layout, state.tensors) | stated)
-    network = _without_weights(known.network)
-    return network, layouts.translate(state.tensors, layout, network, known.attention_order), layout.name
-
-
-def _without_weights(config: UNetConfig) -> UNet:
-    with torch.device("meta"):
-        return UNet(config)
-
-
-def _check_agrees(known: _Known | None, stated: Mapping[str, Any]) -> None:
-    """Where a file says what it holds, a configuration given beside it must agree."""
-    if known is None:
-        return
-    for key, value in stated.items():
-        if key != "dropout" and getattr(known.network, key) != value:
-            raise InputError(f"its own {key} is {value}, but the configuration says {getattr(known.network, key)}")
-
-
-def _infer(layout: layouts.Layout, tensors: layouts.Tensors) -> dict[str, Any]:
-    """What keys and shapes determine of the architecture."""
-    try:
-        return layout.infer(tensors)
-    except KeyError as error:
-        raise InputError(f"it lacks {error}, which every network in the layout {layout.name} has") from error
-    except (IndexError, ZeroDivisionError) as error:
-        raise InputError(f"its tensors do not have the shapes of the layout {layout.name}") from error
-
-
-def _identify(inferred: Mapping[str, Any]) -> _Known:
-    """The architecture behind what keys and shapes determine: a known configuration that agrees with all of it."""
-    for path in sorted((configs.FOLDER / "models").glob("*.yaml")):
-        known = _read_config(path)
-        if all(_same(getattr(known.network, key), value) for key, value in inferred.items()):
-            return known
-    if "num_heads" not in inferred:
-        raise InputError("its keys and shapes do not show how many heads its attention has, and no configuration of "
-                         "configs/models has its architecture; give config=NAME or a YAML file")  # fmt: skip
-    resolution = {"resolution": _guess_resolution(inferred)} | dict(inferred)
-    return _Known(configs.parse(UNetConfig, resolution, where="what its keys and shapes determine"))
-
-
-def _guess_resolution(inferred: Mapping[str, Any]) -> int:
-    """The U-Net runs at any size; Ho et al. put attention at 16x16, which tells the size it was trained at."""
-    levels = inferred["attention_levels"]
-    return 16 * 2 ** (levels[0] if levels else len(inferred["channel_mult"]) - 1)
-
-
-def _same(known: Any, inferred: Any) -> bool:
-    return tuple(known) == tuple(inferred) if isinstance(inferred, list) else known == inferred
+    tensors = section(state.tensors, UNET)
+    layout, known = settle(tensors, state.config_json, known)
+    if known.weights == "ema":
+        tensors = moving_average(state.tensors) or tensors
+    network = without_weights(lambda: UNet(known.network))
+    return network, layouts.translate(tensors, layout, network, known.attention_order), layout.name

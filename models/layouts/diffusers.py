@@ -64,9 +64,7 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
         "time_embedding_type": "positional", "resnet_time_scale_shift": "default", "add_attention": True,
         "class_embed_type": None, "dual_cross_attention": False,
     }  # fmt: skip
-    for key, value in expected.items():
-        if config.get(key, value) != value:
-            raise InputError(f"its config.json has {key} = {config[key]!r}; only {value!r} is supported")
+    check_expected(config, expected)
     orders = {"sin_cos": (False, 1), "cos_sin": (True, 0)}  # flip_sin_to_cos, freq_shift
     given = (config.get("flip_sin_to_cos", True), config.get("freq_shift", 0))
     order = next((name for name, pair in orders.items() if pair == given), None)
@@ -85,6 +83,13 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
         "dropout": config.get("dropout", 0.0),
         **({} if size is None else {"resolution": size}),
     }
+
+
+def check_expected(config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises InputError where config.json says other than `expected`."""
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise InputError(f"its config.json has {key} = {config[key]!r}; only {value!r} is supported")
 
 
 DIFFUSERS = Layout(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.config import UNetConfig
+from models.layouts.transformer import TRANSFORMER_LEAVES, transformer_modules
 from models.layouts.translate import Layout, Tensors, count
 
 
@@ -23,31 +24,18 @@ def modules(config: UNetConfig) -> dict[str, str]:
             names[f"down.{index}.resample"] = f"{down}.0"
             names[f"down.{index}.resample.conv"] = f"{down}.0.op"
             names[f"up.{index}.resample"] = f"{up}.{position}"
-    for path in [path for path in names if path.endswith(".attn")]:
-        names |= _transformer(config, path, names[path])
-    return names | _transformer(config, "middle.attn", "middle_block.1") | {
+    names["middle.attn"] = "middle_block.1"
+    attention = {ours: theirs for ours, theirs in names.items() if ours.endswith(".attn")}
+    return names | transformer_modules(config, attention) | {
         "time_in": "time_embed.0",
         "time_out": "time_embed.2",
         "label": "label_emb",
         "down.0.conv": "input_blocks.0.0",
         "middle.res1": "middle_block.0",
-        "middle.attn": "middle_block.1",
         "middle.res2": "middle_block.2",
         "norm_out": "out.0",
         "conv_out": "out.2",
     }  # fmt: skip
-
-
-def _transformer(config: UNetConfig, ours: str, theirs: str) -> dict[str, str]:
-    if config.context_dim is None:
-        return {}
-    names = {}
-    for k in range(config.transformer_depth):
-        block = f"{theirs}.transformer_blocks.{k}"
-        names[f"{ours}.blocks.{k}"] = block
-        # The leaves norm1 and norm2 are the residual blocks'; a transformer block's go by their own names.
-        names |= {f"{ours}.blocks.{k}.{norm}": f"{block}.{norm}" for norm in ("norm1", "norm2", "norm3")}
-    return names
 
 
 def infer(tensors: Tensors) -> dict[str, Any]:
@@ -96,12 +84,7 @@ OPENAI = Layout(
     leaves={
         "norm1": "in_layers.0", "conv1": "in_layers.2", "embed": "emb_layers.1", "norm2": "out_layers.0",
         "conv2": "out_layers.3", "shortcut": "skip_connection",
-        "norm": "norm", "qkv": "qkv", "proj": "proj_out",
-        "proj_in": "proj_in", "proj_out": "proj_out",
-        "attn1.to_q": "attn1.to_q", "attn1.to_k": "attn1.to_k", "attn1.to_v": "attn1.to_v",
-        "attn1.to_out": "attn1.to_out.0", "attn2.to_q": "attn2.to_q", "attn2.to_k": "attn2.to_k",
-        "attn2.to_v": "attn2.to_v", "attn2.to_out": "attn2.to_out.0",
-        "ff.proj_in": "ff.net.0.proj", "ff.proj_out": "ff.net.2",
+        **TRANSFORMER_LEAVES, "qkv": "qkv", "proj": "proj_out",
         "conv": "conv",
     },
     fused_qkv=True,

@@ -8,35 +8,36 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs import InputError
 from models.config import UNetConfig
-from models.unet import UNet
 
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one code base names and stores the weights of a U-Net."""
+    """How one code base names and stores the weights of a U-Net or of a first stage."""
 
     name: str
     # Do these keys look like this layout?
     recognises: Callable[[Tensors], bool]
-    # What keys and shapes determine of UNetConfig, as a mapping of its fields.
+    # What keys and shapes determine of the network's configuration, as a mapping of its fields.
     infer: Callable[[Tensors], dict[str, Any]]
     # Our module path -> theirs, for the modules that hold parameters or groups of them.
-    modules: Callable[[UNetConfig], dict[str, str]]
+    modules: Callable[[Any], dict[str, str]]
     # The last part of our path, below such a module -> theirs; several names mean tensors to be concatenated.
     leaves: Mapping[str, str | tuple[str, ...]]
-    # What a config.json beside the weights says, as a mapping of UNetConfig's fields.
+    # What a config.json beside the weights says, likewise.
     stated: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config_json: {}
     # Is there a fused qkv, whose channels may be interleaved per head (the "legacy" order)?
     fused_qkv: bool = False
 
 
-def translate(tensors: Tensors, layout: Layout, network: UNet, attention_order: str) -> dict[str, Tensor]:
+def translate(
+    tensors: Tensors, layout: Layout, network: nn.Module, attention_order: str = "legacy"
+) -> dict[str, Tensor]:
     """The weights of `network` under our names, out of a state dict in `layout`.
 
     network: only its names, shapes and configuration are looked at; it may be on the meta device.
@@ -54,7 +55,7 @@ def translate(tensors: Tensors, layout: Layout, network: UNet, attention_order: 
     return weights
 
 
-def pick(tensors: Tensors, keys: Mapping[str, tuple[str, ...]], network: UNet, layout: str) -> dict[str, Tensor]:
+def pick(tensors: Tensors, keys: Mapping[str, tuple[str, ...]], network: nn.Module, layout: str) -> dict[str, Tensor]:
     """Our name -> the tensor (or the concatenation of those) under their `keys`, as `network` needs it.
 
     Raises InputError for a missing key, a key left over, and a tensor of the wrong shape or not of real numbers.

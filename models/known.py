@@ -1,0 +1,97 @@
+"""What a configuration says about a checkpoint: which networks it holds, and how its public files store them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+import configs
+from configs import InputError
+from models import layouts
+from models.conditioning import ConditioningConfig
+from models.config import FirstStageConfig, UNetConfig
+
+
+@dataclass(frozen=True)
+class PartsConfig:
+    """The sections of a file of configs/models that describe its networks."""
+
+    network: UNetConfig = MISSING
+    first_stage: FirstStageConfig | None = None  # of a latent diffusion model
+    conditioning: ConditioningConfig | None = None  # likewise, where it is told more than x and t
+    # Of the public files; our own need neither.
+    attention_order: str = "legacy"  # of fused qkv channels: interleaved per head, or "new": [q | k | v]
+    weights: str = "ema"  # which of the two, in a file that holds both: the moving average, or "raw"
+
+    def __post_init__(self) -> None:
+        configs.one_of(self.attention_order, ("legacy", "new"), "attention_order")
+        configs.one_of(self.weights, ("ema", "raw"), "weights")
+
+
+Config = str | Path | Mapping[str, Any] | UNetConfig | PartsConfig
+
+
+def read_config(config: Config) -> PartsConfig:
+    """config: NAME of configs/models, a YAML file, a mapping of its contents (or of its `network` part), or a
+    dataclass."""
+    if isinstance(config, PartsConfig):
+        return config
+    if isinstance(config, UNetConfig):
+        return PartsConfig(config)
+    if isinstance(config, Mapping):
+        content, where = config, "config"
+    else:
+        content, where = configs.read(configs.find(config, "models")), str(config)
+    if "network" not in content:
+        return PartsConfig(configs.parse(UNetConfig, content, where=where))
+    known = {item.name for item in fields(PartsConfig)}
+    return configs.parse(PartsConfig, {key: content[key] for key in known & content.keys()}, where=where)
+
+
+def settle(
+    tensors: layouts.Tensors, config_json: Mapping[str, Any], known: PartsConfig | None
+) -> tuple[layouts.Layout, PartsConfig]:
+    """The layout of a U-Net's public tensors, and the configuration that fits them: `known`, else what is found.
+
+    Raises InputError where the layout is foreign, and where `known` and config.json contradict each other.
+    """
+    layout = layouts.recognise(tensors)
+    stated = layout.stated(config_json) if config_json else {}
+    if known is not None:
+        check_agrees(known.network, stated)
+        return layout, known
+    return layout, _identify(layouts.infer(layout, tensors) | stated)
+
+
+def check_agrees(given: Any, stated: Mapping[str, Any]) -> None:
+    """Where a file says what it holds, a configuration given beside it must agree."""
+    for key, value in stated.items():
+        if key != "dropout" and not same(getattr(given, key), value):
+            raise InputError(f"its own {key} is {value}, but the configuration says {getattr(given, key)}")
+
+
+def same(known: Any, found: Any) -> bool:
+    return tuple(known) == tuple(found) if isinstance(found, list | tuple) else known == found
+
+
+def _identify(inferred: Mapping[str, Any]) -> PartsConfig:
+    """The architecture behind what keys and shapes determine: a known configuration that agrees with all of it."""
+    for path in sorted((configs.FOLDER / "models").glob("*.yaml")):
+        known = read_config(path)
+        if all(same(getattr(known.network, key), value) for key, value in inferred.items()):
+            return known
+    if "num_heads" not in inferred:
+        raise InputError("its keys and shapes do not show how many heads its attention has, and no configuration of "
+                         "configs/models has its architecture; give config=NAME or a YAML file")  # fmt: skip
+    resolution = {"resolution": _guess_resolution(inferred)} | dict(inferred)
+    return PartsConfig(configs.parse(UNetConfig, resolution, where="what its keys and shapes determine"))
+
+
+def _guess_resolution(inferred: Mapping[str, Any]) -> int:
+    """The U-Net runs at any size; Ho et al. put attention at 16x16, which tells the size it was trained at."""
+    levels = inferred["attention_levels"]
+    return 16 * 2 ** (levels[0] if levels else len(inferred["channel_mult"]) - 1)
