@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import NUM_GROUPS, UNetConfig
+from models.config import UNetConfig
 
 
 class Attend(nn.Module):
@@ -24,10 +24,10 @@ class SelfAttention(nn.Module):
     interleave them per head (the "legacy" order) are permuted when they are loaded.
     """
 
-    def __init__(self, channels: int, heads: int, eps: float) -> None:
+    def __init__(self, channels: int, heads: int, eps: float, groups: int = 32) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(NUM_GROUPS, channels, eps)
+        self.norm = nn.GroupNorm(groups, channels, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.attend = Attend()
         self.proj = nn.Conv2d(channels, channels, 1)
@@ -98,9 +98,9 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a feature map (Rombach et al. 2022)."""
 
-    def __init__(self, channels: int, context_dim: int, heads: int, depth: int) -> None:
+    def __init__(self, channels: int, context_dim: int, heads: int, depth: int, groups: int = 32) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(NUM_GROUPS, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.blocks = nn.ModuleList(TransformerBlock(channels, context_dim, heads) for _ in range(depth))
         self.proj_out = nn.Conv2d(channels, channels, 1)
@@ -118,5 +118,5 @@ def attention(config: UNetConfig, channels: int) -> SelfAttention | SpatialTrans
     """The attention block that `config` asks for, `channels` wide."""
     heads = config.heads(channels)
     if config.context_dim is None:
-        return SelfAttention(channels, heads, config.norm_eps)
-    return SpatialTransformer(channels, config.context_dim, heads, config.transformer_depth)
+        return SelfAttention(channels, heads, config.norm_eps, config.num_groups)
+    return SpatialTransformer(channels, config.context_dim, heads, config.transformer_depth, config.num_groups)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from configs import InputError
 from models.attention import SelfAttention
 from models.blocks import Downsample, ResBlock, Stage, Upsample
-from models.config import NUM_GROUPS, FirstStageConfig
+from models.config import FirstStageConfig
 
 
 class Place(NamedTuple):
@@ -59,7 +59,7 @@ class Coder(nn.Module):
         places = list(places)
         self.conv_in = nn.Conv2d(in_channels, places[0].in_channels, 3, padding=1)
         self.stages = nn.ModuleList(_stage(config, place) for place in places)
-        self.norm_out = nn.GroupNorm(NUM_GROUPS, places[-1].out_channels, config.norm_eps)
+        self.norm_out = nn.GroupNorm(config.num_groups, places[-1].out_channels, config.norm_eps)
         self.conv_out = nn.Conv2d(places[-1].out_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def _stage(config: FirstStageConfig, place: Place) -> Stage:
         attends = place.block == 0 and config.middle_attention
     else:
         attends = place.level in config.attention_levels
-    attn = SelfAttention(place.out_channels, heads=1, eps=config.norm_eps) if attends else None
+    attn = SelfAttention(place.out_channels, heads=1, eps=config.norm_eps, groups=config.num_groups) if attends else None
     return Stage(ResBlock(config, place.in_channels, place.out_channels), attn)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import NUM_GROUPS, FirstStageConfig, UNetConfig
+from models.config import FirstStageConfig, UNetConfig
 
 
 class ResBlock(nn.Module):
@@ -23,11 +23,11 @@ class ResBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.scale_shift = config.scale_shift_norm
-        self.norm1 = nn.GroupNorm(NUM_GROUPS, in_channels, config.norm_eps)
+        self.norm1 = nn.GroupNorm(config.num_groups, in_channels, config.norm_eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         projected = (2 if self.scale_shift else 1) * out_channels
         self.embed = nn.Linear(config.embed_dim, projected) if config.embed_dim is not None else None
-        self.norm2 = nn.GroupNorm(NUM_GROUPS, out_channels, config.norm_eps)
+        self.norm2 = nn.GroupNorm(config.num_groups, out_channels, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()

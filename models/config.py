@@ -40,6 +40,8 @@ class UNetConfig:
     transformer_depth: int = 1
     num_classes: int | None = None  # class labels, embedded and added to the timestep embedding
     timestep_embedding: str = "sin_cos"
+    num_groups: int = 32  # of every GroupNorm; 32 in all public models. With one channel per group nothing that is
+    # normalised knows its channels' means any more, so narrow networks need fewer groups.
     norm_eps: float = 1e-6  # of every GroupNorm but the transformers' own, which is always 1e-6
     downsample_padding: str = "asymmetric"  # (0,1,0,1) as Ho et al., or symmetric 1
     resample: str = "conv"  # one convolution, or a residual block, per change of resolution
@@ -60,7 +62,7 @@ class UNetConfig:
         if self.num_classes is not None and self.context_dim is not None:
             raise InputError("a network has either class labels (num_classes) or a context (context_dim), not both")
         for name in ("resolution", "channels", "in_channels", "out_channels", "num_res_blocks", "num_heads",
-                     "head_channels", "context_dim", "transformer_depth", "num_classes"):  # fmt: skip
+                     "head_channels", "context_dim", "transformer_depth", "num_classes", "num_groups"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.channel_mult:
@@ -69,9 +71,9 @@ class UNetConfig:
             raise InputError(f"attention_levels {list(self.attention_levels)} must lie in 0..{self.num_levels - 1}")
         for level in range(self.num_levels):
             width = self.width(level)
-            if width < 1 or width % NUM_GROUPS:
-                raise InputError(f"level {level} is {width} channels wide, which is no multiple of {NUM_GROUPS}, the "
-                                 "groups of every normalisation")  # fmt: skip
+            if width < 1 or width % self.num_groups:
+                raise InputError(f"level {level} is {width} channels wide, which is no multiple of {self.num_groups}, "
+                                 "the groups of every normalisation")  # fmt: skip
             if level in (*self.attention_levels, self.num_levels - 1) and width % (
                 self.head_channels or self.num_heads
             ):
@@ -135,6 +137,7 @@ class FirstStageConfig:
     scale_factor: float = 1.0  # the U-Net's latents are the autoencoder's times this
 
     # What every public first stage has; the names under which residual blocks ask any configuration.
+    num_groups: ClassVar[int] = 32
     norm_eps: ClassVar[float] = 1e-6
     embed_dim: ClassVar[None] = None  # no timestep, hence no embedding of it
     scale_shift_norm: ClassVar[bool] = False
@@ -152,8 +155,8 @@ class FirstStageConfig:
             raise InputError(f"first stage: attention_levels {list(self.attention_levels)} must lie in "
                              f"0..{self.num_levels - 1}")  # fmt: skip
         for width in (self.channels, *map(self.width, range(self.num_levels))):
-            if width % NUM_GROUPS:
-                raise InputError(f"first stage: {NUM_GROUPS} groups do not divide its {width} channels")
+            if width % self.num_groups:
+                raise InputError(f"first stage: {self.num_groups} groups do not divide its {width} channels")
         if self.scale_factor <= 0:
             raise InputError(f"first stage: scale_factor must be above 0, not {self.scale_factor}")
 
@@ -170,5 +173,3 @@ class FirstStageConfig:
         """Channels of `level`."""
         return self.channel_mult[level] * self.channels
 
-
-NUM_GROUPS = 32  # of every GroupNorm in every public model

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from configs import InputError
 from models.attention import attention
 from models.blocks import Consumer, Entry, ResBlock, Stage, resample
-from models.config import NUM_GROUPS, UNetConfig
+from models.config import UNetConfig
 from models.timesteps import timestep_embedding
 
 
@@ -45,7 +45,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(_down_stage(config, i) for i in range(config.num_branches))
         self.middle = Middle(config, deepest)
         self.up = nn.ModuleList(_up_stage(config, i) for i in range(config.num_branches))
-        self.norm_out = nn.GroupNorm(NUM_GROUPS, config.width(0), config.norm_eps)
+        self.norm_out = nn.GroupNorm(config.num_groups, config.width(0), config.norm_eps)
         self.conv_out = nn.Conv2d(config.width(0), config.out_channels, 3, padding=1)
 
     @property
