@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 import configs
 from configs import InputError
-from models import UNetConfig
+from models import PartsConfig
 from models.download import PublicFile
 from samplers import DiffusionConfig
 
@@ -35,12 +35,10 @@ class PaperCosts:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The contents of one file of configs/models."""
+class ModelConfig(PartsConfig):
+    """The contents of one file of configs/models: the networks, and what was done and published with them."""
 
-    network: UNetConfig = MISSING
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    attention_order: str = "legacy"  # of fused qkv channels in the public files; see models.layouts
     checkpoints: dict[str, PublicFile] = field(default_factory=dict)  # by name; the first is the default
     paper: PaperCosts | None = None
 

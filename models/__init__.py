@@ -1,8 +1,18 @@
-"""The networks: one U-Net with explicit skip branches for every public family, and how its weights are read."""
+"""The networks: one U-Net with explicit skip branches for every public family, what surrounds it in latent diffusion,
+and how their weights are read."""
 
+from models.autoencoder import KLFirstStage, VQFirstStage, first_stage
 from models.checkpoint import Provenance, load, random
-from models.config import UNetConfig
+from models.conditioning import ClassEmbedder, ConditioningConfig
+from models.config import FirstStageConfig, UNetConfig
+from models.known import PartsConfig
 from models.native import save
+from models.parts import Parts, load_conditioner, load_first_stage, load_parts
+from models.text_encoder import TextEncoder
 from models.unet import UNet
 
-__all__ = ["Provenance", "UNet", "UNetConfig", "load", "random", "save"]
+__all__ = [
+    "load", "load_conditioner", "load_first_stage", "load_parts", "random", "save",
+    "ClassEmbedder", "KLFirstStage", "Parts", "Provenance", "TextEncoder", "UNet", "VQFirstStage", "first_stage",
+    "ConditioningConfig", "FirstStageConfig", "PartsConfig", "UNetConfig",
+]  # fmt: skip

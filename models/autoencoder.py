@@ -78,7 +78,7 @@ def _stage(config: FirstStageConfig, place: Place) -> Stage:
         attends = place.block == 0 and config.middle_attention
     else:
         attends = place.level in config.attention_levels
-    attn = SelfAttention(place.out_channels, heads=1, eps=config.norm_eps, groups=config.num_groups) if attends else None
+    attn = SelfAttention(place.out_channels, heads=1, eps=config.norm_eps) if attends else None
     return Stage(ResBlock(config, place.in_channels, place.out_channels), attn)
 
 

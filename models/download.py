@@ -1,25 +1,25 @@
-"""From what the user names to a file on disk: local paths, published files, URLs, the Hugging Face hub."""
+"""From what the user names to a file on disk: local paths, published files, URLs; for the hub see models/hub.py."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
+import shutil
 import urllib.request
+import zipfile
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 import configs
 from configs import InputError
-from models.reading import WEIGHT_FILES
-
-HUB = "https://huggingface.co"
+from models.hub import fetch_hub, reason
+from models.part import PARTS, UNET, Part
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def digest(file: Path, algorithm: str) -> str:
     return hasher.hexdigest()
 
 
-def fetch(checkpoint: str | Path) -> Path:
-    """The file or folder that `checkpoint` means, downloaded where need be.
+def fetch(checkpoint: str | Path, part: Part = UNET) -> Path:
+    """The file or folder that `checkpoint` means, downloaded where need be: of a diffusers pipeline on the hub, the
+    file of `part` alone.
 
     Raises InputError where there is no such thing, where a download fails (saying which file to put where), and
     where the bytes are not the published ones.
@@ -75,7 +76,11 @@ def fetch(checkpoint: str | Path) -> Path:
     if name in public_files():
         return _fetch_public(name, public_files()[name])
     if name.startswith("hf://"):
-        return _fetch_hub(name.removeprefix("hf://"))
+        path = fetch_hub(name, part, ("", *part.folders))
+        if path is None:
+            raise InputError(f"{name} does not exist on the hub, or holds none of {', '.join(part.files)}, neither at "
+                             f"its top nor in {' or '.join(part.folders)}")  # fmt: skip
+        return path
     if name.startswith(("http://", "https://")):
         known = [public for public in public_files().values() if public.url == name]
         return _fetch_public(name, known[0] if known else PublicFile(path=_path_of_url(name), url=name))
@@ -88,9 +93,24 @@ def fetch(checkpoint: str | Path) -> Path:
     )
 
 
+def fetch_parts(checkpoint: str | Path) -> dict[Part, Path]:
+    """Where each part of a model lies: one file may hold all of them; a diffusers pipeline has a folder for each.
+
+    Raises InputError as `fetch`.
+    """
+    path = fetch(checkpoint)
+    if str(checkpoint).startswith("hf://"):
+        pipeline = path.parent.name in UNET.folders
+        others = {part: fetch_hub(str(checkpoint), part, part.folders) for part in PARTS if pipeline and part != UNET}
+        return {UNET: path} | {part: found for part, found in others.items() if found is not None}
+    if path.is_file():
+        return dict.fromkeys(PARTS, path)
+    return {part: path for part in PARTS if part == UNET or any((path / name).is_dir() for name in part.folders)}
+
+
 def _path_of_url(url: str) -> str:
     """Different URLs may end in the same file name (model.ckpt), so each has a folder of its own."""
-    file_name = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1] or "checkpoint"
+    file_name = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".zip") or "checkpoint"
     return f"urls/{hashlib.sha256(url.encode()).hexdigest()[:12]}/{file_name}"
 
 
@@ -104,18 +124,14 @@ def _fetch_public(name: str, public: PublicFile) -> Path:
     if not public.url:
         raise InputError(f"the bundled checkpoint {name} is missing: {path} is not there; restore it from the project")
     try:
-        _download(public.url, path, public.md5)
-    except (OSError, HTTPException, ValueError) as error:
-        raise InputError(f"{name} could not be downloaded ({_reason(error)}); get {public.url} and put it at {path}") \
+        if urlsplit(public.url).path.endswith(".zip"):
+            _download_zipped(public.url, path)
+        else:
+            _download(public.url, path, public.md5)
+    except (OSError, HTTPException, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{name} could not be downloaded ({reason(error)}); get {public.url} and put it at {path}") \
             from error  # fmt: skip
     return path
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        return f"HTTP {error.code} {error.reason}"
-    reason = getattr(error, "reason", error)  # a URLError wraps what happened
-    return getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(reason).__name__
 
 
 def _download(url: str, path: Path, md5: str) -> None:
@@ -142,31 +158,18 @@ def _download(url: str, path: Path, md5: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _fetch_hub(repository: str) -> Path:
-    """A diffusers folder on the hub: its config.json and weights, the U-Net's where it is a whole pipeline."""
-    # Imported here: it takes a while, and most checkpoints do not come from the hub.
-    from huggingface_hub import file_exists, hf_hub_download, try_to_load_from_cache
-
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise InputError(f"hf://{repository} is not of the form hf://owner/name")
-    files = [folder + name for folder in ("", "unet/") for name in WEIGHT_FILES]
+def _download_zipped(url: str, path: Path) -> None:
+    """Downloads an archive and keeps the one checkpoint in it, which appears under its name only when whole."""
+    archive, unfinished = (path.with_name(f"{path.name}.{os.getpid()}{suffix}") for suffix in (".zip", ".part"))
     try:
-        for weights in files:
-            pair = [try_to_load_from_cache(repository, file) for file in (weights, _config_beside(weights))]
-            if all(isinstance(path, str) for path in pair):
-                return Path(pair[0])
-        # Asked first: file_exists fails at once where there is no network, a download only after many retries.
-        weights = next((file for file in files if file_exists(repository, file)), None)
-        if weights is not None:
-            hf_hub_download(repository, _config_beside(weights))
-            return Path(hf_hub_download(repository, weights))
-    except Exception as error:  # the hub's exceptions differ from version to version
-        raise InputError(
-            f"hf://{repository} could not be downloaded ({_reason(error)}); get config.json and {WEIGHT_FILES[0]} "
-            f"(or .bin) from {HUB}/{repository}/tree/main into a folder and give that folder as the checkpoint"
-        ) from error
-    raise InputError(f"hf://{repository} does not exist on the hub, or holds none of {', '.join(files)}")
-
-
-def _config_beside(weights: str) -> str:
-    return weights.rsplit("diffusion_pytorch_model", 1)[0] + "config.json"
+        _download(url, archive, md5="")
+        with zipfile.ZipFile(archive) as opened:
+            inside = [name for name in opened.namelist() if name.endswith((".ckpt", ".pt", ".safetensors"))]
+            if len(inside) != 1:
+                raise URLError(f"the archive holds {len(inside)} checkpoints, not one")
+            with opened.open(inside[0]) as source, unfinished.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        os.replace(unfinished, path)
+    finally:
+        archive.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)

@@ -15,13 +15,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from configs import InputError
+from models.part import UNET, Part
 
-WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+# Of the Python objects that checkpoints of whole trainings hold besides tensors, those of these packages are read as
+# empty stand-ins: the keys and the scores of PyTorch Lightning's callbacks. No code of theirs is run or even there.
+STOOD_IN = ("pytorch_lightning.", "lightning.", "numpy.", "_codecs.")
 
 
 @dataclass(frozen=True)
 class State:
-    """The U-Net's tensors as stored, and what else the file or folder says."""
+    """Tensors as stored, and what else the file or folder says."""
 
     tensors: dict[str, Tensor]
     file: Path  # the file that holds the tensors
@@ -29,13 +32,13 @@ class State:
     config_json: dict[str, Any] = field(default_factory=dict)  # beside a diffusers file
 
 
-def read(path: Path) -> State:
-    """Reads a checkpoint file, or a diffusers folder (its `unet` sub-folder where it is a whole pipeline).
+def read(path: Path, part: Part = UNET) -> State:
+    """Reads a checkpoint file with all it holds, or `part` of a diffusers folder (of a whole pipeline: its sub-folder).
 
     Tensors stay memory-mapped where the format allows. Raises InputError, in one sentence, for a file that is
     missing, truncated, not a checkpoint, or more than tensors.
     """
-    file = _weights_in(path)
+    file = _weights_in(path, part)
     _check_readable(file)
     if file.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(file)
@@ -43,19 +46,20 @@ def read(path: Path) -> State:
         tensors, metadata = _unwrap(_read_torch(file), file), {}
     if not tensors:
         raise InputError(f"{file} is no state dict; it holds no tensors at its top level")
-    return State(tensors, file, metadata, _read_config_json(file))
+    return State(tensors, file, metadata, _read_config_json(file, part))
 
 
-def _weights_in(path: Path) -> Path:
+def _weights_in(path: Path, part: Part) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
         raise InputError(f"there is no checkpoint {path}")
-    for folder in (path, path / "unet"):
-        for name in WEIGHT_FILES:
+    for folder in (path, *(path / name for name in part.folders)):
+        for name in part.files:
             if (folder / name).is_file():
                 return folder / name
-    raise InputError(f"the folder {path} holds none of {', '.join(WEIGHT_FILES)}, nor does its sub-folder unet")
+    raise InputError(f"the folder {path} holds none of {', '.join(part.files)}, nor does its sub-folder "
+                     f"{' or '.join(part.folders)}")  # fmt: skip
 
 
 def _check_readable(file: Path) -> None:
@@ -78,7 +82,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_torch(file: Path) -> Any:
     try:
         # Files older than torch 1.6 are no zip archives and cannot be mapped.
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        zipped = zipfile.is_zipfile(file)
+        with torch.serialization.safe_globals(_stand_ins(file) if zipped else []):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # damaged bytes make the unpickler fail in many ways
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # it names a class or function
             raise InputError(f"{file} holds Python objects beyond tensors, which are never loaded; "
@@ -86,8 +92,26 @@ def _read_torch(file: Path) -> Any:
         raise InputError(f"{file} is truncated or not a PyTorch checkpoint") from error
 
 
+class _StandIn:
+    """Takes the place of a foreign class or function: accepts whatever a pickle gives it, and forgets it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _stand_ins(file: Path) -> list[type]:
+    """An empty class for each name that a pickle refers to and that STOOD_IN allows."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    paths = [name.rsplit(".", 1) for name in names if name.startswith(STOOD_IN)]
+    return [type(name, (_StandIn,), {"__module__": module}) for module, name in paths]
+
+
 def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
-    """The U-Net's state dict out of whatever a code base saved around it.
+    """The state dict out of whatever a code base saved around it.
 
     ermongroup/ddim saves a list [model, optimizer, epoch, step, EMA]; sampling uses the EMA, its last entry.
     `module.` prefixes are DataParallel's.
@@ -103,9 +127,9 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 
-def _read_config_json(file: Path) -> dict[str, Any]:
+def _read_config_json(file: Path, part: Part) -> dict[str, Any]:
     path = file.parent / "config.json"
-    if not file.name.startswith("diffusion_pytorch_model") or not path.is_file():
+    if not file.name.startswith(tuple(name.split(".")[0] for name in part.files)) or not path.is_file():
         return {}
     try:
         config = json.loads(path.read_text())

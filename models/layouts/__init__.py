@@ -39,4 +39,4 @@ def infer(layout: Layout, tensors: Tensors) -> dict[str, Any]:
         raise InputError(f"its tensors do not have the shapes of the layout {layout.name}") from error
 
 
-__all__ = ["FIRST_STAGE_LAYOUTS", "LAYOUTS", "Layout", "infer", "pick", "recognise", "translate"]
+__all__ = ["FIRST_STAGE_LAYOUTS", "LAYOUTS", "Layout", "Tensors", "infer", "pick", "recognise", "translate"]
