@@ -100,8 +100,8 @@ def _check_trainable(model: ModelConfig, name: str) -> None:
 
 def _check_finite(loss: float, trainer: Trainer) -> None:
     if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss} after step {trainer.steps}; start anew in another out=FOLDER, with a lower "
-                         "learning_rate or precision=fp32")  # fmt: skip
+        raise InputError(f"the loss is {loss} after step {trainer.steps}; start anew in another out=FOLDER, "
+                         "with a lower learning_rate or precision=fp32")  # fmt: skip
 
 
 def _record(trainer: Trainer) -> dict[str, Any]:
