@@ -31,8 +31,10 @@ def guide(
     if uncond is None or scale == 1:
         return lambda x, t: denoiser(x, t, cond)
     if cond is None or cond.shape != uncond.shape:
-        given = "no cond" if cond is None else f"cond {tuple(cond.shape)}"
-        raise InputError(f"guidance needs cond and uncond of one shape, not {given} and uncond {tuple(uncond.shape)}")
+        shape = None if cond is None else tuple(cond.shape)
+        raise InputError(
+            f"guidance needs cond and uncond of one shape, but theirs are {shape} and {tuple(uncond.shape)}"
+        )
     if uncond_denoiser is not None:
         return lambda x, t: extrapolate(uncond_denoiser(x, t, uncond), denoiser(x, t, cond), scale, x.shape[1])
 

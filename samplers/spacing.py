@@ -39,8 +39,9 @@ def space(spacing: str, steps: int, total: int, offset: int = 0) -> np.ndarray:
     else:
         timesteps = SPACINGS[spacing](steps, total) + offset
     if problem := misfit(spacing, timesteps, steps, total):
-        others = [n for n in range(max(1, steps // 2), min(2 * steps, total) + 1) if works(spacing, n, total, offset)]
-        advice = f"steps={min(others, key=lambda n: abs(n - steps))} works" if others else "take offset 0"
+        nearby = sorted(range(max(1, steps // 2), min(2 * steps, total) + 1), key=lambda n: abs(n - steps))
+        other = next((n for n in nearby if works(spacing, n, total, offset)), None)
+        advice = f"steps={other} works" if other else "take offset 0"
         raise InputError(f"{spacing} spacing of {steps} steps with offset {offset} {problem}; {advice}")
     return timesteps
 

@@ -47,7 +47,9 @@ def test_single_steps_of_ho_et_al(golden, network, full, variance, alt):
         table = part(full, t, max(t - 1, 0))
         step = next(ddpm(denoiser, run.tensor("x"), table, lambda t=t: run.tensor(f"noise_t{t}"), variance=variance))
         a = table.alphas_cumprod[0]
-        run.check(f"x0_t{t}", step.x0, atol=1e-6 + 4 * 3.5e-6 * ((1 - a) / a) ** 0.5)  # the network's alt, as x_0 has it
+        run.check(
+            f"x0_t{t}", step.x0, atol=1e-6 + 4 * 3.5e-6 * ((1 - a) / a) ** 0.5
+        )  # the network's alt, as x_0 has it
         run.check(f"out_t{t}", step.x, atol=4 * alt)
 
 
