@@ -46,7 +46,7 @@ def translate(
     Raises InputError for a missing key, a key left over and a shape that differs.
     """
     modules = layout.modules(network.config)
-    keys = {name: _their_keys(name, modules, layout) for name in network.state_dict()}
+    keys = {name: their_keys(name, modules, layout) for name in network.state_dict()}
     weights = pick(tensors, keys, network, layout.name)
     if layout.fused_qkv and attention_order == "legacy":
         for name in [name for name in weights if ".qkv." in name]:
@@ -92,7 +92,7 @@ def levels_and_blocks(config: UNetConfig) -> Iterator[tuple[str, str, str, int, 
             yield f"up.{index}.resample", "up", "resample", level, 0
 
 
-def _their_keys(name: str, modules: Mapping[str, str], layout: Layout) -> tuple[str, ...]:
+def their_keys(name: str, modules: Mapping[str, str], layout: Layout) -> tuple[str, ...]:
     """Their keys for our parameter `name`: the longest known module, then the leaf, then weight or bias."""
     path, kind = name.rsplit(".", 1)
     parts = path.split(".")
