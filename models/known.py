@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,7 @@ def same(known: Any, found: Any) -> bool:
 
 def _identify(inferred: Mapping[str, Any]) -> PartsConfig:
     """The architecture behind what keys and shapes determine: a known configuration that agrees with all of it."""
-    for path in sorted((configs.FOLDER / "models").glob("*.yaml")):
-        known = read_config(path)
+    for known in _published(configs.FOLDER / "models"):
         if all(same(getattr(known.network, key), value) for key, value in inferred.items()):
             return known
     if "num_heads" not in inferred:
@@ -89,6 +89,12 @@ def _identify(inferred: Mapping[str, Any]) -> PartsConfig:
                          "configs/models has its architecture; give config=NAME or a YAML file")  # fmt: skip
     resolution = {"resolution": _guess_resolution(inferred)} | dict(inferred)
     return PartsConfig(configs.parse(UNetConfig, resolution, where="what its keys and shapes determine"))
+
+
+@cache
+def _published(folder: Path) -> list[PartsConfig]:
+    """Every configuration in `folder`; read once, since that takes longer than reading a small checkpoint."""
+    return [read_config(path) for path in sorted(folder.glob("*.yaml"))]
 
 
 def _guess_resolution(inferred: Mapping[str, Any]) -> int:

@@ -135,4 +135,6 @@ def _read_config_json(file: Path, part: Part) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not readable JSON ({error})") from error
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a mapping of keys to values")
+    return config

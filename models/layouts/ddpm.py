@@ -51,7 +51,10 @@ def infer(tensors: Tensors) -> dict[str, Any]:
 
 
 # What every network of Ho et al. has and its weights do not show.
-DDPM_OPTIONS = {"num_heads": 1, "timestep_embedding": "sin_cos", "norm_eps": 1e-6, "downsample_padding": "asymmetric"}
+DDPM_OPTIONS = {
+    "num_heads": 1, "timestep_embedding": "sin_cos", "norm_eps": 1e-6, "num_groups": 32,
+    "downsample_padding": "asymmetric",
+}  # fmt: skip
 
 PESSER = Layout(
     name="DDPM (pesser, ermongroup, DeepCache)",

@@ -60,9 +60,9 @@ def infer(tensors: Tensors) -> dict[str, Any]:
 def stated(config: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json says beyond the weights. Raises InputError for a network of another family."""
     expected = {
-        "act_fn": "silu", "center_input_sample": False, "mid_block_scale_factor": 1, "norm_num_groups": 32,
+        "act_fn": "silu", "center_input_sample": False, "mid_block_scale_factor": 1,
         "time_embedding_type": "positional", "resnet_time_scale_shift": "default", "add_attention": True,
-        "class_embed_type": None, "dual_cross_attention": False,
+        "class_embed_type": None, "dual_cross_attention": False, "attn_norm_num_groups": None,
     }  # fmt: skip
     check_expected(config, expected)
     orders = {"sin_cos": (False, 1), "cos_sin": (True, 0)}  # flip_sin_to_cos, freq_shift
@@ -73,9 +73,10 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
                          "only False with 1 and True with 0 are supported")  # fmt: skip
     heads = config.get("attention_head_dim", 8)  # UNet2DModel's name for the channels of one head; null is one head
     size = config.get("sample_size")
-    size = size[0] if isinstance(size, list) else size
+    size = size[0] if isinstance(size, list) and size else size
     return {
         "norm_eps": config.get("norm_eps", 1e-5),
+        "num_groups": config.get("norm_num_groups", 32),
         "timestep_embedding": order,
         "downsample_padding": "symmetric" if config.get("downsample_padding", 1) else "asymmetric",
         "num_heads": 1 if heads is None else None,

@@ -63,6 +63,7 @@ def infer(tensors: Tensors) -> dict[str, Any]:
         "num_classes": tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else None,
         "timestep_embedding": "cos_sin",
         "norm_eps": 1e-5,
+        "num_groups": 32,
         "downsample_padding": "symmetric",
         "resample": "conv" if any(".op." in key for key in tensors) or levels == 1 else "resblock",
         "scale_shift_norm": tensors["middle_block.0.emb_layers.1.weight"].shape[0]
