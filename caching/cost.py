@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,18 +66,18 @@ class PassCosts:
         return self.full.total / self.average(plan, lambda macs: macs.total)
 
 
-def pass_costs(config: UNetConfig, resolution: int | None = None, context_length: int = 1) -> PassCosts:
+def pass_costs(config: UNetConfig, size: Sequence[int] | None = None, context_length: int = 1) -> PassCosts:
     """Counts the passes of a network for one sample, without weights and without computing anything.
 
-    resolution: side of the input; None is the configuration's. context_length: tokens of the cross-attention context.
+    size: (H, W) of the input; None is the configuration's resolution. context_length: tokens of the context.
 
     The counting rule is the one behind the paper's figures: multiplications of every convolution with one addition of
     its bias per output, of every linear layer with its bias once, and two operations per normalised element.
     """
-    size = resolution or config.resolution
+    height, width = size or (config.resolution, config.resolution)
     with torch.device("meta"):
         network = UNet(config).eval()
-        x, t = torch.empty(1, config.in_channels, size, size), torch.empty(1)
+        x, t = torch.empty(1, config.in_channels, height, width), torch.empty(1)
         cond: Tensor | None = None
         if config.context_dim is not None:
             cond = torch.empty(1, context_length, config.context_dim)

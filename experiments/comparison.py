@@ -13,7 +13,7 @@ from experiments.files import write_atomically
 from experiments.images import to_uint8
 
 DIFFERENCE_GAIN = 4  # differences are small; shown this many times brighter
-LABEL_WIDTH, GAP, SMALLEST_CELL = 190, 4, 64
+LABEL_WIDTH, GAP, SMALLEST_CELL, LARGEST_CELL = 190, 4, 64, 256
 
 
 def save_comparison(runs: Sequence[tuple[str, Tensor]], first_is_reference: bool, path: Path, columns: int = 8) -> None:
@@ -30,17 +30,20 @@ def save_comparison(runs: Sequence[tuple[str, Tensor]], first_is_reference: bool
 
 
 def _draw(rows: Sequence[tuple[str, Tensor]]) -> Image.Image:
-    count, size = len(rows[0][1]), rows[0][1].shape[-1]
-    cell = size * max(1, -(-SMALLEST_CELL // size))  # small images are enlarged by a whole number, pixel by pixel
-    canvas = Image.new("RGB", (LABEL_WIDTH + count * (cell + GAP), len(rows) * (cell + GAP) + GAP), "white")
+    count, (height, width) = len(rows[0][1]), rows[0][1].shape[-2:]
+    # Small images are enlarged by a whole number, pixel by pixel; large ones shrink.
+    scale = max(1, -(-SMALLEST_CELL // width)) if width <= LARGEST_CELL else LARGEST_CELL / width
+    cell_height, cell = round(height * scale), round(width * scale)
+    canvas = Image.new("RGB", (LABEL_WIDTH + count * (cell + GAP), len(rows) * (cell_height + GAP) + GAP), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for r, (name, images) in enumerate(rows):
-        top = GAP + r * (cell + GAP)
-        draw.text((8, top + cell // 2), _wrap(name), fill="black", font=font, anchor="lm")
+        top = GAP + r * (cell_height + GAP)
+        draw.text((8, top + cell_height // 2), _wrap(name), fill="black", font=font, anchor="lm")
         for c, image in enumerate(images):
             pixels = image.permute(1, 2, 0).cpu().numpy()
             picture = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
-            picture = picture.resize((cell, cell), Image.Resampling.NEAREST)
+            how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+            picture = picture.resize((cell, cell_height), how)
             canvas.paste(picture, (LABEL_WIDTH + c * (cell + GAP), top))
     return canvas
 

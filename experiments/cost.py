@@ -28,7 +28,9 @@ class CostConfig:
 def report(config: CostConfig) -> str:
     """Two tables: every pass, and (where the paper prints some) the paper's averages beside ours."""
     model = model_config(config.model)
-    costs = pass_costs(model.network, config.resolution)
+    size = None if config.resolution is None else (config.resolution, config.resolution)
+    context_length = model.conditioning.text.length if model.conditioning and model.conditioning.text else 1
+    costs = pass_costs(model.network, size, context_length)
     lines = [
         f"{config.model}: {model.network.num_branches} skip branches, G MACs for one image",
         "",

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import models
 from caching import NoCache, make_policy, pass_costs
 from configs import InputError
 from experiments.comparison import save_comparison
@@ -20,13 +19,15 @@ from experiments.grid import expand_policy, folder_name, label
 from experiments.images import save_png, to_uint8
 from experiments.metrics import closeness
 from experiments.model import ModelConfig, model_config, pick_device
+from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.sampling import Run, sample_policies
 from experiments.summary import PolicyRow, Summary
+from models import UNet
 from samplers import Sampler, SamplerConfig
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(PipelineConfig):
     """One run of scripts/sample.py."""
 
     model: str = "mnist32"  # NAME in configs/models, or a YAML file
@@ -41,6 +42,7 @@ class SampleConfig:
     out: str | None = None  # null: outputs/, in a folder named after the model and this configuration
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("num_images", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -58,43 +60,37 @@ def run(config: SampleConfig) -> Summary:
         folders.insert(0, "uncached")
     sampler = Sampler(config.sampler, model.diffusion)
     out = output_folder(config)
-    network = models.load(config.checkpoint or default_checkpoint(model, config.model), config.model, device=device)
+    checkpoint = config.checkpoint or default_checkpoint(model, config.model)
+    pipeline = load_pipeline(checkpoint, config.model, config, device)
 
     seeds = range(config.seed, config.seed + config.num_images)
-    runs = sample_policies(network, sampler, policies, seeds, config.batch_size)
+    runs = sample_policies(pipeline, sampler, policies, seeds, config.batch_size)
 
-    names = [name for name, _ in policies]
     for folder, made in zip(folders, runs, strict=True):
         for seed, image in zip(seeds, to_uint8(made.images), strict=True):
             save_png(image, out / folder / f"{seed:06d}.png")
-    rows = [(name, made.images) for name, made in zip(names, runs, strict=True)]
-    save_comparison(rows, config.compare, out / "grid.png")
-    summary = summarise(config, model, network, sampler, names, runs, out)
+    save_comparison([(made.name, made.images) for made in runs], config.compare, out / "grid.png")
+    summary = summarise(config, model, pipeline, sampler, runs, out)
     text = json.dumps(summary.to_json(), indent=2) + "\n"
     write_atomically(out / "summary.json", lambda unfinished: unfinished.write_text(text))
     return summary
 
 
 def summarise(
-    config: SampleConfig,
-    model: ModelConfig,
-    network: models.UNet,
-    sampler: Sampler,
-    names: list[str],
-    runs: list[Run],
-    out: Path,
+    config: SampleConfig, model: ModelConfig, pipeline: Pipeline, sampler: Sampler, runs: list[Run], out: Path
 ) -> Summary:
     """Lays costs, times and distances of the runs beside each other; the first run is the uncached one, if any is."""
-    costs = pass_costs(network.config)
+    network = pipeline.unet
+    costs = pass_costs(network.config, pipeline.shape[1:], pipeline.context_length)
     group_norms = model.paper.group_norms if model.paper else True
     reference = runs[0] if config.compare else None
     rows = []
-    for name, made in zip(names, runs, strict=True):
+    for made in runs:
         is_reference = made is reference
         close = closeness(made.images, reference.images).summary() if reference and not is_reference else {}
         rows.append(
             PolicyRow(
-                name=name,
+                name=made.name,
                 trace=made.trace,
                 macs=costs.average(made.trace, lambda macs: macs.paper(group_norms)),
                 theoretical_speedup=costs.speedup(made.trace),
@@ -110,7 +106,8 @@ def summarise(
         timesteps=sampler.eval_timesteps,
         steps_asked=config.sampler.steps,
         steps_made=len(sampler.table),
-        environment=environment(next(network.parameters()).device),
+        conditions=[pipeline.describe(seed) for seed in range(config.seed, config.seed + config.num_images)],
+        environment=environment(pipeline),
         random_weights=network.provenance.source == "random",
         rows=rows,
     )
@@ -141,7 +138,7 @@ def output_folder(config: SampleConfig) -> Path:
     return out
 
 
-def checkpoint_record(network: models.UNet) -> dict[str, str]:
+def checkpoint_record(network: UNet) -> dict[str, str]:
     provenance = network.provenance
     return {
         "source": provenance.source,
@@ -151,11 +148,13 @@ def checkpoint_record(network: models.UNet) -> dict[str, str]:
     }
 
 
-def environment(device: torch.device) -> dict[str, str | int]:
+def environment(pipeline: Pipeline) -> dict[str, str | int]:
     """What the times depend on."""
+    device = pipeline.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} ({name})",
+        "precision": pipeline.config.precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -11,18 +11,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from caching import CachedDenoiser, Plan, Policy
-from models import UNet
-from samplers import ImageNoise, Sampler
+from experiments.pipeline import Pipeline
+from samplers import Sampler
 
 
 @dataclass
 class Run:
     """What one policy made of the wanted seeds."""
 
-    plan: Plan
+    name: str
+    cached: list[CachedDenoiser]
     batches: list[Tensor] = field(default_factory=list)  # images in [-1, 1], on the CPU
     trace: Plan = ()  # the depths that were run; the same for every batch under a static policy
-    seconds: float = 0.0  # in the sampling loop alone, device synchronised, without loading or writing
+    seconds: float = 0.0  # in the sampling loop alone, device synchronised: no loading, decoding or writing
 
     @property
     def images(self) -> Tensor:
@@ -34,59 +35,62 @@ def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield seeds[start : start + size]
 
 
-@torch.inference_mode()
-def sample_batch(denoiser: CachedDenoiser, sampler: Sampler, seeds: Sequence[int], bar: tqdm | None = None) -> Tensor:
-    """One trajectory for each seed -> x_0 (B, C, H, W) on the CPU; image i depends on seeds[i] alone."""
-    network = denoiser.unet.config
-    device = next(denoiser.unet.parameters()).device
-    noise = ImageNoise(seeds, (network.in_channels, network.resolution, network.resolution), device)
-    denoiser.begin(sampler.num_evals)
-    for step in sampler.sample(denoiser, noise(), noise):
-        x = step.x
-        if bar is not None:
-            bar.update(len(seeds))
-    return x.cpu()
-
-
 def sample_policies(
-    network: UNet, sampler: Sampler, policies: Sequence[tuple[str, Policy]], seeds: Sequence[int], batch_size: int
+    pipeline: Pipeline, sampler: Sampler, policies: Sequence[tuple[str, Policy]], seeds: Sequence[int], batch_size: int
 ) -> list[Run]:
     """Samples the same seeds under every policy, batch by batch in turn, so that a machine whose speed drifts drifts
-    for all of them alike."""
-    denoisers = [(name, CachedDenoiser(network, policy)) for name, policy in policies]
-    runs = []
-    for _, denoiser in denoisers:  # plans that do not fit end the run here, before anything has been computed
-        denoiser.begin(sampler.num_evals)
-        runs.append(Run(denoiser.plan))
-    for _, denoiser in denoisers:
-        warm_up(denoiser, min(batch_size, len(seeds)))
-    steps = len(sampler.table)
-    with tqdm(total=len(seeds) * steps * len(runs), unit="image step", unit_scale=True, smoothing=0.05) as bar:
+    for all of them alike.
+
+    Raises InputError, before anything has been computed, where a policy has no plan for this sampler or network.
+    """
+    runs = [Run(name, pipeline.cached(policy)) for name, policy in policies]
+    for run in runs:
+        run.cached[0].begin(sampler.num_evals)
+    for run in runs:
+        warm_up(pipeline, run.cached[0], min(batch_size, len(seeds)))
+    with tqdm(total=len(seeds) * len(sampler.table) * len(runs), unit="image step", unit_scale=True) as bar:
         for batch in batches(seeds, batch_size):
-            for (name, denoiser), run in zip(denoisers, runs, strict=True):
-                bar.set_description(name)
-                start = synchronised_time(network)
-                run.batches.append(sample_batch(denoiser, sampler, batch, bar))
-                run.seconds += synchronised_time(network) - start
-                run.trace = denoiser.trace
+            for run in runs:
+                bar.set_description(run.name)
+                x = sample_batch(pipeline, sampler, run, batch, bar)
+                run.batches.append(pipeline.decode(x))
     return runs
 
 
 @torch.inference_mode()
-def warm_up(denoiser: CachedDenoiser, batch_size: int) -> None:
+def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence[int], bar: tqdm) -> Tensor:
+    """One trajectory for each seed -> its final state (B, C, h, w); image i depends on seeds[i] alone."""
+    noise = pipeline.noise(seeds)
+    x = noise()
+    denoiser = pipeline.bind(run.cached, seeds)
+    start = _time(pipeline.device)
+    for cached in run.cached:
+        cached.begin(sampler.num_evals)
+    for step in sampler.sample(denoiser, x, noise):
+        x = step.x
+        bar.update(len(seeds))
+    run.seconds += _time(pipeline.device) - start
+    run.trace = run.cached[0].trace
+    return x
+
+
+@torch.inference_mode()
+def warm_up(pipeline: Pipeline, cached: CachedDenoiser, batch_size: int) -> None:
     """Runs every depth of the plan once: first calls choose kernels and allocate, which no later one does."""
-    network = denoiser.unet.config
-    parameter = next(denoiser.unet.parameters())
-    x = torch.zeros(batch_size, network.in_channels, network.resolution, network.resolution, device=parameter.device)
-    t = torch.zeros(batch_size, dtype=torch.long, device=parameter.device)
-    deepest = network.num_branches - 1
-    _, tapped = denoiser.unet(x, t, taps=range(deepest + 1))
-    for branch in {depth for depth in denoiser.plan if depth is not None}:
-        denoiser.unet(x, t, branch=branch, feature=tapped[branch])
+    cond = pipeline.cond(range(batch_size))
+    if pipeline.is_guided and pipeline.config.guidance.calls == 1:
+        cond = torch.cat([cond, cond])
+        batch_size *= 2
+    x = torch.zeros(batch_size, *pipeline.shape, device=pipeline.device, dtype=pipeline.dtype)
+    t = torch.zeros(batch_size, dtype=torch.long, device=pipeline.device)
+    branches = sorted({depth for depth in cached.plan if depth is not None})
+    _, tapped = pipeline.unet(x, t, cond, taps=branches)
+    for branch in branches:
+        pipeline.unet(x, t, cond, branch=branch, feature=tapped[branch])
 
 
-def synchronised_time(network: UNet) -> float:
-    """Wall-clock seconds once the device has finished what it was given."""
-    if next(network.parameters()).is_cuda:
-        torch.cuda.synchronize()
+def _time(device: torch.device) -> float:
+    """Wall-clock seconds, once the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -66,6 +66,7 @@ class Summary:
     timesteps: tuple[int, ...]  # of every network evaluation
     steps_asked: int
     steps_made: int
+    conditions: list[str]  # prompt or class of every image; "" for an unconditional model
     environment: dict[str, str | int]
     random_weights: bool
     rows: list[PolicyRow]
@@ -80,12 +81,12 @@ class Summary:
             f"{config['num_images']} images of {config['model']}, checkpoint {self.checkpoint['source']}"
             + (f" ({published}, md5 as published)" if published else ""),
             f"{sampler['name']}, {sampler['spacing']} spacing, {self._steps()}",
-            f"{self.environment['device']}, {self.environment['threads']} threads, torch {self.environment['torch']}",
+            "{device}, {precision}, {threads} threads, torch {torch}".format(**self.environment),
             "",
             *markdown([HEADER, *(row.cells() for row in self.rows)]),
             "",
             "G MACs: per network call, counted as in the DeepCache paper. theory: speed-up if time followed MACs "
-            "(attention included).",
+            "(attention included). time: sampling loop alone.",
             "PSNR (dB), SSIM: of each image to the uncached one of its seed; identical where no bit moved.",
             *self._plan_line(),
             f"images, grid.png and summary.json are in {self.out}",

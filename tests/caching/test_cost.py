@@ -104,5 +104,5 @@ def test_every_configured_model_can_be_priced():
         if "network" not in configs.read(path):
             continue
         network = model_config(path.stem).network
-        costs = pass_costs(network, resolution=32 if network.resolution > 64 else None)
+        costs = pass_costs(network, (64, 64) if network.resolution > 64 else None)
         assert len(costs.partial) == network.num_branches

@@ -1,0 +1,186 @@
+"""From seeds to images but for the sampler and the policy: noise, conditions, guidance, decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import configs
+import models
+from caching import CachedDenoiser, Policy
+from configs import InputError
+from models import ClassEmbedder, Parts, TextEncoder
+from samplers import ConditionalDenoiser, Denoiser, ImageNoise, guide
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Classifier-free guidance (Ho & Salimans 2022)."""
+
+    scale: float = 1.0  # eps_u + scale (eps_c - eps_u); 1 is none
+    calls: int = (
+        1  # 1: both halves as one batch, cached together (the paper); 2: two calls, each with a cache of its own
+    )
+
+    def __post_init__(self) -> None:
+        if self.calls not in (1, 2):
+            raise InputError(f"guidance.calls must be 1 or 2, not {self.calls}")
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What images are made of, besides their seeds."""
+
+    labels: list[int] | None = None  # class-conditional models: image i takes its turn; null: drawn from its seed
+    prompt: str | None = None  # text models: of every image,
+    prompts: str | None = None  # or a text file with one prompt per line; image i takes its turn
+    tokenizer: str | None = None  # folder or hub repository; null: the checkpoint's own, else the configuration's
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    height: int | None = None  # pixels; null: as trained
+    width: int | None = None
+    precision: str = "fp32"  # of weights and network evaluations: fp32 | bf16 | fp16; the sampler's state stays fp32
+
+    def __post_init__(self) -> None:
+        configs.one_of(self.precision, PRECISIONS, "precision")
+        if self.prompt is not None and self.prompts is not None:
+            raise InputError("give either prompt or prompts, not both")
+
+
+class Pipeline:
+    """The networks of a model, bound to conditions, guidance and size. Image i depends on its seed alone."""
+
+    def __init__(self, parts: Parts, config: PipelineConfig) -> None:
+        self.parts, self.config = parts, config
+        self.unet, self.conditioner = parts.unet, parts.conditioner
+        self.device = next(self.unet.parameters()).device
+        self.dtype = PRECISIONS[config.precision]
+        self.prompts = _prompts(config)
+        self.shape = self._latent_shape()
+        self._check_conditions()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the cross-attention context."""
+        return self.conditioner.config.length if isinstance(self.conditioner, TextEncoder) else 1
+
+    @property
+    def is_guided(self) -> bool:
+        return self.config.guidance.scale != 1
+
+    def cached(self, policy: Policy) -> list[CachedDenoiser]:
+        """The U-Net under `policy`; twice, with a store each, where guidance makes two calls."""
+        calls = self.config.guidance.calls if self.is_guided else 1
+        return [CachedDenoiser(self.unet, policy) for _ in range(calls)]
+
+    def noise(self, seeds: Sequence[int]) -> ImageNoise:
+        return ImageNoise(seeds, self.shape, self.device)
+
+    def bind(self, cached: Sequence[CachedDenoiser], seeds: Sequence[int]) -> Denoiser:
+        """The denoiser of these images: conditions and guidance around the cached network."""
+        cond = self.cond(seeds)
+        uncond = self.conditioner.unconditional(len(seeds)) if self.is_guided and self.conditioner else None
+
+        def in_precision(denoiser: CachedDenoiser) -> ConditionalDenoiser:
+            if self.dtype == torch.float32:
+                return denoiser
+            return lambda x, t, cond: denoiser(x.to(self.dtype), t, cond).float()
+
+        first, *second = map(in_precision, cached)
+        return guide(first, cond, uncond, self.config.guidance.scale, uncond_denoiser=second[0] if second else None)
+
+    def cond(self, seeds: Sequence[int]) -> Tensor | None:
+        """Labels (B,) or context (B, L, D) of these images; None for an unconditional model."""
+        if isinstance(self.conditioner, TextEncoder):
+            return self.conditioner([self.describe(seed) for seed in seeds])
+        if self.num_labels is None:
+            return None
+        labels = torch.tensor([self.label(seed) for seed in seeds], device=self.device)
+        return self.conditioner(labels) if isinstance(self.conditioner, ClassEmbedder) else labels
+
+    @property
+    def num_labels(self) -> int | None:
+        """Classes to draw from; None where the model has none."""
+        if isinstance(self.conditioner, ClassEmbedder):
+            classes = self.conditioner.config
+            return classes.num_classes - (classes.unconditional is not None)
+        return self.unet.config.num_classes
+
+    def label(self, seed: int) -> int:
+        if self.config.labels:
+            return self.config.labels[seed % len(self.config.labels)]
+        return int(np.random.default_rng([seed, LABEL_STREAM]).integers(self.num_labels or 1))
+
+    def describe(self, seed: int) -> str:
+        """The prompt or class of an image, as text; "" for an unconditional model."""
+        if self.prompts:
+            return self.prompts[seed % len(self.prompts)]
+        return f"class {self.label(seed)}" if self.num_labels else ""
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Final states (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], on the CPU."""
+        first_stage = self.parts.first_stage
+        if first_stage is None:
+            return x.float().cpu()
+        # One by one: a decoder's features at full resolution are the largest tensors of the whole pipeline.
+        return torch.cat([first_stage.decode(latent[None].to(self.dtype)).float().cpu() for latent in x])
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        network, first_stage = self.unet.config, self.parts.first_stage
+        factor = first_stage.config.downsampling if first_stage else 1
+        multiple = factor * 2 ** (network.num_levels - 1)
+        sides = []
+        for name in ("height", "width"):
+            pixels = getattr(self.config, name) or network.resolution * factor
+            if pixels % multiple or pixels < multiple:
+                raise InputError(f"{name} {pixels} is no multiple of {multiple} pixels, which this model needs")
+            sides.append(pixels // factor)
+        return network.in_channels, sides[0], sides[1]
+
+    def _check_conditions(self) -> None:
+        has_text, config = isinstance(self.conditioner, TextEncoder), self.config
+        if has_text and not self.prompts:
+            raise InputError('this model needs prompt="..." or prompts=FILE')
+        if not has_text and (self.prompts or config.tokenizer):
+            raise InputError("this model takes no prompts")
+        if config.labels is not None and (self.num_labels is None or not config.labels):
+            raise InputError("this model has no classes" if config.labels else "labels must name at least one class")
+        for label in config.labels or []:
+            if not 0 <= label < self.num_labels:
+                raise InputError(f"there is no class {label}; labels lie in 0..{self.num_labels - 1}")
+        if self.unet.config.context_dim is not None and self.conditioner is None:
+            raise InputError("this U-Net needs a context, but the checkpoint holds no conditioner")
+        if self.is_guided and self.conditioner is None:
+            raise InputError("only models with a conditioner can be guided; leave guidance.scale at 1")
+
+
+# Labels must not share random numbers with the noise of the same seed.
+LABEL_STREAM = 1
+
+
+def load_pipeline(checkpoint: str, model: str, config: PipelineConfig, device: torch.device | str = "cpu") -> Pipeline:
+    """model: NAME in configs/models or a YAML file. Raises InputError as models.load_parts, and where conditions,
+    guidance or size do not fit the model."""
+    parts = models.load_parts(
+        checkpoint, model, tokenizer=config.tokenizer, dtype=PRECISIONS[config.precision], device=device
+    )
+    return Pipeline(parts, config)
+
+
+def _prompts(config: PipelineConfig) -> list[str]:
+    if config.prompts is None:
+        return [] if config.prompt is None else [config.prompt]
+    try:
+        lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the prompts in {config.prompts} cannot be read ({error})") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise InputError(f"{config.prompts} holds no prompts; it should have one per line")
+    return prompts
