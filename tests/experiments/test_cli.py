@@ -1,0 +1,173 @@
+"""experiments/cli.py: bad input ends with status 2 and one line; --help and interruptions end in order."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from omegaconf import MISSING
+
+from configs import InputError
+from experiments.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Inner:
+    steps: int = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    images: int = 1
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True)
+class Look:
+    folder: str = MISSING
+    limit: int = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    model: str = "none"
+
+
+@pytest.fixture
+def default(tmp_path):
+    """A default configuration, with another beside it."""
+    path = tmp_path / "default.yaml"
+    path.write_text("images: 2\n")
+    return str(path)
+
+
+def seen(schema: type, words: list[str], **how) -> object:
+    """The configuration that `words` hand to a script."""
+    calls = []
+    main(calls.append, schema, doc="usage", words=words, **how)
+    (config,) = calls
+    return config
+
+
+def refusal(capsys: pytest.CaptureFixture, schema: type, words: list[str], **how) -> str:
+    """The one line that a script ends with, at status 2, without having run."""
+    ran = []
+    with pytest.raises(SystemExit) as caught:
+        main(ran.append, schema, doc="usage", words=words, **how)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert not ran
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    return err.removeprefix("error: ").strip()
+
+
+def test_words_win_over_the_file_and_the_file_over_the_schema(default):
+    assert seen(Job, [], default=default) == Job(2)
+    assert seen(Job, ["inner.steps=7"], default=default) == Job(2, Inner(7))
+    assert seen(Job, ["images=9"], default=default) == Job(9)
+
+
+def test_the_first_word_may_be_another_file(default, tmp_path):
+    (tmp_path / "other.yaml").write_text("images: 3\n")
+    assert seen(Job, [str(tmp_path / "other.yaml"), "inner.steps=1"], default=default) == Job(3, Inner(1))
+
+
+def test_the_first_word_may_be_a_name_beside_the_default():
+    assert seen(Cost, ["cifar10"], default="configs/models/mnist32.yaml") == Cost("cifar10")
+
+
+def test_scripts_without_a_file_take_an_argument_or_words_alone():
+    assert seen(Look, ["images"], argument="folder") == Look("images")
+    assert seen(Look, ["folder=a", "limit=1"], argument="folder") == Look("a", 1)
+    assert seen(Look, ["folder=steps=50"], argument="folder") == Look("steps=50")
+    assert seen(Job, ["images=4"]) == Job(4)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["image=3"], "the command line has no key 'image'; did you mean 'images'? known: images, inner"),
+        (["inner.step=3"], "the command line has no key 'inner.step'; did you mean 'inner.steps'? known: inner.steps"),
+        (["images=many"], "the command line: images must be an integer, not 'many'"),
+        (["images=3", "oops"], "'oops' is not of the form key=value, e.g. num_images=16"),
+        (["images=[1,"], "the value in 'images=[1,' is not readable YAML"),
+        (["no/such.yaml"], "there is no configuration file no/such.yaml"),
+    ],
+)
+def test_bad_words_end_in_one_line(capsys, default, words, sentence):
+    assert refusal(capsys, Job, words, default=default) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("image: 3", "bad.yaml has no key 'image'; did you mean 'images'?"),
+        ("inner: {step: 3}", "bad.yaml has no key 'inner.step'; did you mean 'inner.steps'?"),
+        ("images: many", "bad.yaml: images must be an integer, not 'many'"),
+        ("just text", "bad.yaml has no key 'just text'; known: images, inner"),
+        ("- 1\n- 2", "bad.yaml must hold a mapping of keys to values"),
+        ("a: [1\nb: 2", "bad.yaml is not readable YAML"),
+    ],
+)
+def test_bad_files_end_in_one_line(capsys, default, tmp_path, content, sentence):
+    (tmp_path / "bad.yaml").write_text(content)
+    assert sentence in refusal(capsys, Job, [str(tmp_path / "bad.yaml")], default=default)
+
+
+def test_a_name_that_is_none_ends_in_one_line(capsys):
+    sentence = refusal(capsys, Job, ["mnist3"], default="configs/train/mnist32.yaml")
+    assert "there is no configuration 'mnist3'" in sentence
+    assert "did you mean 'mnist32'? known: cifar10_small, mnist32" in sentence
+
+
+def test_a_missing_argument_ends_in_one_line(capsys):
+    assert refusal(capsys, Look, [], argument="folder") == "the command line lacks folder"
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_prints_the_doc_and_runs_nothing(capsys, word):
+    main(pytest.fail, Job, doc="\nWhat this does.\n", default="nowhere.yaml", words=["images=x", word])
+    assert capsys.readouterr() == ("What this does.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("two\n  lines"), 2, "error: two lines"),
+        (OSError(28, "No space left on device", "state.pt"), 2, "error: No space left on device: state.pt"),
+        (OSError("in words"), 2, "error: in words"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on where it can"),
+    ],
+)
+def test_errors_during_the_run_end_in_one_line(capsys, error, status, line):
+    def run(config):
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        main(run, Job, doc="", words=[])
+    assert caught.value.code == status
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_our_own_mistakes_are_not_hidden():
+    def run(config):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main(run, Job, doc="", words=[])
+
+
+def test_a_script_started_from_elsewhere_refuses_in_one_line(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(ROOT / "scripts" / "train.py"), "cifar10_small", "learning_rat=1"]
+    process = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.count("\n") == 1
+    assert "did you mean 'learning_rate'?" in process.stderr

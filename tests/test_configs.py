@@ -1,0 +1,276 @@
+"""configs/__init__.py: YAML and words become typed dataclasses; errors name the place, the key and the remedy."""
+
+from dataclasses import FrozenInstanceError, dataclass, field, fields
+from typing import Any
+
+import pytest
+from omegaconf import MISSING
+
+import configs
+from configs import InputError
+from experiments.model import ModelConfig
+from experiments.run import SampleConfig
+from experiments.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 3
+    widths: list[float] = field(default_factory=lambda: [1.0, 2.0])
+
+    def __post_init__(self):
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if self.size < 0:
+            raise InputError(f"size must be at least 0, not {self.size}")
+
+
+@dataclass(frozen=True)
+class Outer:
+    images: int = 5
+    rate: float = 0.5
+    flip: bool = False
+    name: str = "a"
+    limit: int | None = None
+    inner: Inner = field(default_factory=Inner)
+    other: Inner | None = None
+    entries: list[Inner] = field(default_factory=list)
+    files: dict[str, Inner] = field(default_factory=dict)
+    policy: dict[str, Any] = field(default_factory=lambda: {"name": "uniform", "interval": 5})
+
+
+@dataclass(frozen=True)
+class Required:
+    path: str = MISSING
+    inner: Inner = MISSING
+    flip: bool = False
+
+
+def parse(*words: str, schema: type = Outer, where: str = "the words"):
+    return configs.parse(schema, configs.parse_words(words), where=where)
+
+
+# --- parse
+
+
+def test_nothing_given_is_all_defaults():
+    assert configs.parse(Outer, where="here") == Outer()
+
+
+def test_later_layers_win_key_by_key():
+    parsed = configs.parse(
+        Outer, {"images": 1, "inner": {"size": 7}}, {"images": 2, "inner": {"widths": [4]}}, where="x"
+    )
+    assert parsed == Outer(images=2, inner=Inner(7, [4.0]))
+
+
+def test_frozen_dataclasses_stay_frozen_inside_and_out():
+    parsed = parse("inner.size=4")
+    with pytest.raises(FrozenInstanceError):
+        parsed.images = 1
+    with pytest.raises(FrozenInstanceError):
+        parsed.inner.size = 1
+
+
+def test_lists_become_what_the_dataclass_makes_of_them():
+    parsed = parse("inner.widths=[1,3]")
+    assert parsed.inner.widths == (1.0, 3.0)
+    assert isinstance(parsed.inner.widths, tuple)
+    assert {parsed.inner}  # hashable
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("images=2_000", Outer(images=2000)),
+        ("rate=3e-4", Outer(rate=3e-4)),
+        ("rate=1", Outer(rate=1.0)),
+        ("flip=true", Outer(flip=True)),
+        ("name=5", Outer(name="5")),
+        ("name=outputs/steps=50", Outer(name="outputs/steps=50")),
+        ("limit=3", Outer(limit=3)),
+        ("limit=null", Outer()),
+        ("other.size=1", Outer(other=Inner(1))),
+        ("entries=[{size: 1}, {size: 2}]", Outer(entries=[Inner(1), Inner(2)])),
+        ("files.a.size=9", Outer(files={"a": Inner(9)})),
+        ("policy.interval=3", Outer(policy={"name": "uniform", "interval": 3})),
+    ],
+)
+def test_words_are_read_as_the_schema_wants_them(word, expected):
+    assert parse(word) == expected
+
+
+def test_a_free_mapping_of_another_name_starts_afresh():
+    assert parse("policy.name=none").policy == {"name": "none"}
+    assert parse("policy.name=uniform").policy == {"name": "uniform", "interval": 5}
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("imagess=3", "the words has no key 'imagess'; did you mean 'images'? known: entries, files, flip, images"),
+        (
+            "inner.sise=3",
+            "the words has no key 'inner.sise'; did you mean 'inner.size'? known: inner.size, inner.widths",
+        ),
+        ("other.sise=3", "did you mean 'other.size'?"),
+        ("entries=[{}, {sise: 1}]", "the words has no key 'entries[1].sise'; did you mean 'entries[1].size'?"),
+        ("files.a.sise=3", "did you mean 'files.a.size'?"),
+        ("zzz=3", "the words has no key 'zzz'; known: entries"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_nearest(word, sentence):
+    with pytest.raises(InputError) as caught:
+        parse(word)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("images=many", "the words: images must be an integer, not 'many'"),
+        ("images=1.5", "the words: images must be an integer, not 1.5"),
+        ("images=", "the words: images must be an integer, not None"),
+        ("images.size=3", "the words: images must be an integer, not {'size': 3}"),
+        ("rate=fast", "the words: rate must be a number, not 'fast'"),
+        ("flip=maybe", "the words: flip must be true or false, not 'maybe'"),
+        ("name=[1]", "the words: name must be text, not [1]"),
+        ("limit=x", "the words: limit must be int | None, not 'x'"),
+        ("inner=3", "the words: inner must be a mapping of keys to values, not 3"),
+        ("inner.size=x", "the words: inner.size must be an integer, not 'x'"),
+        ("inner.widths=[1,x]", "the words: inner.widths must be list[float], not [1, 'x']"),
+        ("inner.widths=1", "the words: inner.widths must be list[float], not 1"),
+        ("entries=[{size: x}]", "the words: entries[0].size must be an integer, not 'x'"),
+        ("files.a.size=x", "the words: files.a.size must be an integer, not 'x'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_the_right_one(word, sentence):
+    with pytest.raises(InputError) as caught:
+        parse(word)
+    assert str(caught.value) == sentence
+
+
+def test_each_layer_is_named_by_its_own_place():
+    with pytest.raises(InputError, match=r"^a\.yaml: images must be"):
+        configs.parse(Outer, {"images": "x"}, {"images": 3}, where=["a.yaml", "the command line"])
+    with pytest.raises(InputError, match=r"^the command line: images must be"):
+        configs.parse(Outer, {"images": 3}, {"images": "x"}, where=["a.yaml", "the command line"])
+
+
+def test_missing_values_are_named():
+    with pytest.raises(InputError, match=r"^a\.yaml lacks inner, path$"):
+        configs.parse(Required, {"flip": True}, where="a.yaml")
+    assert parse("path=x", "inner.size=2", schema=Required) == Required("x", Inner(2))
+
+
+def test_what_a_dataclass_refuses_is_said_in_its_words():
+    with pytest.raises(InputError, match=r"^size must be at least 0, not -1$"):
+        parse("inner.size=-1")
+
+
+# --- words
+
+
+@pytest.mark.parametrize("word", ["images", "", "=3"])
+def test_a_word_without_key_or_equals_is_refused(word):
+    with pytest.raises(InputError, match="is not of the form key=value"):
+        configs.parse_words([word])
+
+
+@pytest.mark.parametrize("word", ["name=[1,", "name={a", "name=${foo}", "name='a"])
+def test_a_value_that_is_no_yaml_is_refused(word):
+    with pytest.raises(InputError, match=r"the value in .* is not readable YAML"):
+        configs.parse_words([word])
+
+
+def test_words_nest_by_their_dots():
+    assert configs.parse_words(["a.b=1", "a.c=[2, x]", "d=true"]) == {"a": {"b": 1, "c": [2, "x"]}, "d": True}
+
+
+# --- files
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"[1, 2]", "must hold a mapping of keys to values"),
+        (b"5", "is not readable YAML"),
+        (b"a: 1\nb", "is not readable YAML"),
+        (b"a: [1", "is not readable YAML"),
+        (b"a: 1\na: 2", "is not readable YAML: .*duplicate"),
+        (b"a: ${nowhere}", "is not readable YAML: .*nowhere"),
+        (b"a: \xff\xfe", "is not readable YAML"),
+        (b"a: !!python/object/apply:os.getcwd []", "is not readable YAML"),
+    ],
+)
+def test_a_file_that_is_no_yaml_mapping_is_refused_in_one_line(tmp_path, content, sentence):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=sentence) as caught:
+        configs.read(tmp_path / "a.yaml")
+    assert str(tmp_path / "a.yaml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="there is no configuration file"):
+        configs.read(tmp_path / "a.yaml")
+    with pytest.raises(InputError, match=r"is not readable YAML: .*directory"):
+        configs.read(tmp_path)
+
+
+def test_an_empty_file_is_an_empty_mapping(tmp_path):
+    (tmp_path / "a.yaml").write_text("# nothing yet\n")
+    assert configs.read(tmp_path / "a.yaml") == {}
+
+
+def test_a_configuration_is_found_by_name_path_and_from_anywhere(tmp_path, monkeypatch):
+    expected = configs.FOLDER / "models" / "mnist32.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert configs.find("mnist32", "models") == expected
+    assert configs.find(expected) == expected
+    assert configs.find("configs/models/mnist32.yaml") == expected
+    own = tmp_path / "mine.yaml"
+    own.write_text("")
+    assert configs.find("mine.yaml").resolve() == own
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(
+        InputError, match=r"no configuration 'mnist' in configs.models; did you mean 'mnist32'\? known: .*cifar10"
+    ):
+        configs.find("mnist", "models")
+
+
+SCHEMAS = {".": SampleConfig, "models": ModelConfig, "train": TrainConfig}
+FILES = sorted(configs.FOLDER.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(configs.FOLDER)) for path in FILES])
+def test_every_configuration_of_the_project_parses(path):
+    schema = SCHEMAS[str(path.parent.relative_to(configs.FOLDER))]
+    parsed = configs.parse(schema, configs.read(path), where=str(path))
+    assert {item.name for item in fields(parsed)} >= configs.read(path).keys()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name != "models"], ids=lambda path: path.name)
+def test_every_configuration_names_a_model_that_there_is(path):
+    assert configs.find(configs.read(path)["model"], "models").exists()
+
+
+# --- names
+
+
+def test_nearest_names_a_close_word_only_where_there_is_one():
+    assert configs.nearest("cifar1", ["cifar10", "lsun"]) == "did you mean 'cifar10'? known: cifar10, lsun"
+    assert configs.nearest("xyz", ["cifar10", "lsun"]) == "known: cifar10, lsun"
+    assert configs.nearest("xyz", []) == "known: none"
+
+
+def test_one_of_and_check_keys_name_what_there_is():
+    configs.one_of("a", ["a", "b"], "the letter")
+    with pytest.raises(InputError, match="the letter 'c' does not exist; known: a, b"):
+        configs.one_of("c", ["a", "b"], "the letter")
+    configs.check_keys(["a"], ["a", "b"], "the policy")
+    with pytest.raises(
+        InputError, match=r"the policy has no key 'intervall'; did you mean 'interval'\? known: interval"
+    ):
+        configs.check_keys(["intervall"], ["interval"], "the policy")
