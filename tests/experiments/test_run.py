@@ -1,6 +1,7 @@
 """scripts/sample.py, on a tiny network with random weights."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 import configs
 from configs import InputError
+from experiments.cli import main
 from experiments.grid import expand_policy, folder_name, label
 from experiments.run import SampleConfig, run
 
@@ -147,20 +149,26 @@ def test_another_policy_starts_its_settings_afresh():
         (["nonsense.yaml"], "nonsense.yaml"),
     ],
 )
-def test_bad_input_ends_in_one_sentence_and_status_2(words, sentence, tmp_path):
-    script = Path(configs.ROOT) / "scripts" / "sample.py"
+def test_bad_input_ends_in_one_sentence_and_status_2(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     if "checkpoint" not in words[0]:
         words = [*words, "checkpoint=random"]
-    done = subprocess.run(
-        [sys.executable, script, *words], capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
-    )
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(run, SampleConfig, default="mnist32", doc="", words=words)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert sentence in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def environment() -> dict[str, str]:
-    import os
-
-    return os.environ | {"PYTHONPATH": str(configs.ROOT)}
+def test_the_script_runs_from_anywhere(tiny, tmp_path):
+    words = [f"model={tiny}", "checkpoint=random", "sampler.steps=2", "num_images=1", "out=there"]
+    script = configs.ROOT / "scripts" / "sample.py"
+    environment = os.environ | {"PYTHONPATH": str(configs.ROOT)}
+    done = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "uniform interval=3 branch=0" in done.stdout
+    assert (tmp_path / "there" / "grid.png").is_file()
