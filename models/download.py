@@ -12,7 +12,6 @@ from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -110,7 +109,7 @@ def fetch_parts(checkpoint: str | Path) -> dict[Part, Path]:
 
 def _path_of_url(url: str) -> str:
     """Different URLs may end in the same file name (model.ckpt), so each has a folder of its own."""
-    file_name = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".zip") or "checkpoint"
+    file_name = url.split("?")[0].rstrip("/").rsplit("/", 1)[-1].removesuffix(".zip")
     return f"urls/{hashlib.sha256(url.encode()).hexdigest()[:12]}/{file_name}"
 
 
@@ -123,14 +122,15 @@ def _fetch_public(name: str, public: PublicFile) -> Path:
         return path
     if not public.url:
         raise InputError(f"the bundled checkpoint {name} is missing: {path} is not there; restore it from the project")
+    zipped = public.url.split("?")[0].endswith(".zip")
     try:
-        if urlsplit(public.url).path.endswith(".zip"):
+        if zipped:
             _download_zipped(public.url, path)
         else:
             _download(public.url, path, public.md5)
     except (OSError, HTTPException, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{name} could not be downloaded ({reason(error)}); get {public.url} and put it at {path}") \
-            from error  # fmt: skip
+        raise InputError(f"{name} could not be downloaded ({reason(error)}); get {public.url} and put "
+                         f"{'the checkpoint in it' if zipped else 'it'} at {path}") from error  # fmt: skip
     return path
 
 
