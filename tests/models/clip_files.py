@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from models.conditioning import TextConfig
@@ -23,6 +24,11 @@ def tiny_text(config: TextConfig) -> CLIPTextModel:
         for parameter in network.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return network.eval().requires_grad_(False)
+
+
+def clip_tensors(network: CLIPTextModel, prefix: str = "transformer.text_model.") -> dict[str, Tensor]:
+    """The weights under the names of Stable Diffusion files, whatever this version of transformers calls them."""
+    return {f"{prefix}{key.removeprefix('text_model.')}": value for key, value in network.state_dict().items()}
 
 
 def write_tokenizer(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from clip_files import tiny_text, write_tokenizer
+from clip_files import clip_tensors, tiny_text, write_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import models
@@ -71,7 +71,7 @@ def test_text_encoder_equals_the_reference(golden):
 @pytest.mark.parametrize("prefix", ["transformer.text_model.", "transformer."])
 def test_text_encoder_of_a_single_file_equals_transformers(tmp_path, prefix):
     reference = tiny_text(TINY)
-    tensors = {f"{prefix}{key}": value for key, value in reference.state_dict().items()}
+    tensors = clip_tensors(reference, prefix)
     tensors[f"{prefix}embeddings.position_ids"] = torch.arange(TINY.length)[None]
     encoder = load_text(tmp_path, tensors, TINY)
     ids = encoder.tokenize(["a cat", ""])
@@ -85,7 +85,7 @@ def test_text_encoder_of_a_single_file_equals_transformers(tmp_path, prefix):
 def test_without_a_configuration_heads_are_64_wide(tmp_path):
     config = TextConfig(vocab_size=516, dim=128, layers=1, heads=2, mlp_dim=64, length=10)
     reference = tiny_text(config)
-    encoder = load_text(tmp_path, {f"transformer.text_model.{k}": v for k, v in reference.state_dict().items()})
+    encoder = load_text(tmp_path, clip_tensors(reference))
     assert encoder.config == config
     ids = encoder.tokenize(["a cat"])
     torch.testing.assert_close(encoder.encode(ids), reference(input_ids=ids).last_hidden_state, atol=1e-6, rtol=0)
@@ -157,7 +157,7 @@ def test_no_network_for_the_tokenizer_says_what_to_get(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.file_exists", offline)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
-    tensors = {f"transformer.text_model.{k}": v for k, v in tiny_text(TINY).state_dict().items()}
+    tensors = clip_tensors(tiny_text(TINY))
     with pytest.raises(InputError, match=r"could not be downloaded \(no network\); get vocab.json and merges.txt from"):
         load_text(tmp_path, tensors, TINY, tokenizer=None)
 
@@ -170,14 +170,14 @@ def test_without_transformers_the_sentence_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("missing", ["embeddings.token_embedding.weight", "encoder.layers.1.mlp.fc2.bias"])
 def test_a_text_encoder_that_lacks_a_weight_is_refused(tmp_path, missing):
-    state = {f"transformer.text_model.{key}": value for key, value in tiny_text(TINY).state_dict().items()}
+    state = clip_tensors(tiny_text(TINY))
     del state[f"transformer.text_model.{missing}"]
     with pytest.raises(InputError, match=rf"sd.ckpt cannot be loaded: its? .*lacks .*{missing}"):
         load_text(tmp_path, state, TINY)
 
 
 def test_a_given_configuration_must_agree(tmp_path):
-    state = {f"transformer.text_model.{key}": value for key, value in tiny_text(TINY).state_dict().items()}
+    state = clip_tensors(tiny_text(TINY))
     with pytest.raises(InputError, match="its own vocab_size is 516, but the configuration says 49408"):
         load_text(tmp_path, state, TextConfig())
 
