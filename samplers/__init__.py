@@ -17,14 +17,14 @@ Which settings are which published sampler (the noise schedule comes with the mo
 
 | published                     | name | spacing              | offset | final | besides                   |
 |-------------------------------|------|----------------------|--------|-------|---------------------------|
-| DDPM (Ho et al.)              | ddpm | uniform, steps = T   | 0      | one   | clip, variance            |
+| DDPM (Ho et al.)              | ddpm | uniform, steps = T   | 0      | one   | variance                  |
 | DDIM, DeepCache (ermongroup)  | ddim | uniform or quadratic | 0      | one   | eta                       |
-| "ddpm_noisy" (ermongroup)     | ddpm | uniform or quadratic | 0      | one   | clip, variance=fixedlarge |
+| "ddpm_noisy" (ermongroup)     | ddpm | uniform or quadratic | 0      | one   | variance=fixedlarge       |
 | LDM, Stable Diffusion: DDIM   | ddim | uniform or quadratic | 1      | first | eta, guidance             |
 | LDM, Stable Diffusion: PLMS   | plms | uniform              | 1      | first | guidance                  |
 | PNDM of diffusers, as with SD | plms | leading              | 1      | first | guidance                  |
-| guided-diffusion "250"        | ddpm | fractional           | 0      | one   | clip, learned_range       |
-| guided-diffusion "10,10,15"   | ddpm | 10,10,15             | 0      | one   | clip, learned_range       |
+| guided-diffusion "250"        | ddpm | fractional           | 0      | one   | variance=learned_range    |
+| guided-diffusion "10,10,15"   | ddpm | 10,10,15             | 0      | one   | variance=learned_range    |
 | guided-diffusion "ddim25"     | ddim | strided              | 0      | one   | clip                      |
 """
 

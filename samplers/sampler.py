@@ -28,7 +28,9 @@ class SamplerConfig:
     final: str = "one"  # ᾱ after the last step: one | first
     eta: float = 0.0  # ddim only: 0 deterministic … 1 ancestral
     variance: str = "fixedsmall"  # ddpm only: fixedsmall | fixedlarge | learned_range (the network's own)
-    clip: bool = False  # ddim, ddpm: x_0 is clipped to [-1, 1] at every step
+    # ddim, ddpm: is x_0 clipped to [-1, 1] at every step? null: as in the papers, ddpm clips and ddim does not. The
+    # latents of LDM are no pixels: ancestral sampling there wants false.
+    clip: bool | None = None
 
     def __post_init__(self) -> None:
         one_of(self.name, SAMPLERS, "the sampler")
@@ -40,10 +42,11 @@ class SamplerConfig:
         for key, value, neutral, names in (
             ("eta", self.eta, 0, ("ddim",)),
             ("variance", self.variance, "fixedsmall", ("ddpm",)),
-            ("clip", self.clip, False, ("ddim", "ddpm")),
+            ("clip", self.clip, None, ("ddim", "ddpm")),
         ):
             if self.name not in names and value != neutral:
-                raise InputError(f"{self.name} has no {key}; leave sampler.{key} at {neutral}")
+                unset = "null" if neutral is None else neutral
+                raise InputError(f"{self.name} has no {key}; leave sampler.{key} at {unset}")
 
 
 class Sampler:
@@ -73,11 +76,12 @@ class Sampler:
         dropped by everything else.
         """
         config = self.config
+        clip = config.name == "ddpm" if config.clip is None else config.clip
         if config.name == "plms":
             return plms(eps_only(denoiser), x, self.table)
         if config.name == "ddpm":
-            return ddpm(denoiser, x, self.table, noise, variance=config.variance, clip=config.clip)
-        return ddim(eps_only(denoiser), x, self.table, noise, eta=config.eta, clip=config.clip)
+            return ddpm(denoiser, x, self.table, noise, variance=config.variance, clip=clip)
+        return ddim(eps_only(denoiser), x, self.table, noise, eta=config.eta, clip=clip)
 
 
 SAMPLERS = ("ddim", "plms", "ddpm")
