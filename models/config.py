@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -49,36 +50,47 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of(self.timestep_embedding, ("sin_cos", "cos_sin"), "timestep_embedding")
-        one_of(self.downsample_padding, ("asymmetric", "symmetric"), "downsample_padding")
-        one_of(self.resample, ("conv", "resblock"), "resample")
         # YAML and safetensors metadata hold lists; a frozen, hashable configuration holds tuples.
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
         object.__setattr__(self, "attention_levels", tuple(sorted(self.attention_levels)))
         if self.num_heads is None and self.head_channels is None:
             object.__setattr__(self, "num_heads", 1)
-        if self.num_heads is not None and self.head_channels is not None:
-            raise InputError("a network has either num_heads or head_channels, not both")
-        if self.num_classes is not None and self.context_dim is not None:
-            raise InputError("a network has either class labels (num_classes) or a context (context_dim), not both")
+        self._check_options()
+        self._check_levels()
+
+    def _check_options(self) -> None:
+        one_of(self.timestep_embedding, ("sin_cos", "cos_sin"), "timestep_embedding")
+        one_of(self.downsample_padding, ("asymmetric", "symmetric"), "downsample_padding")
+        one_of(self.resample, ("conv", "resblock"), "resample")
         for name in ("resolution", "channels", "in_channels", "out_channels", "num_res_blocks", "num_heads",
                      "head_channels", "context_dim", "transformer_depth", "num_classes", "num_groups"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must lie in 0..1 (1 excluded), not {self.dropout}")
+        if self.num_heads is not None and self.head_channels is not None:
+            raise InputError("a network has either num_heads or head_channels, not both")
+        if self.num_classes is not None and self.context_dim is not None:
+            raise InputError("a network has either class labels (num_classes) or a context (context_dim), not both")
+
+    def _check_levels(self) -> None:
         if not self.channel_mult:
             raise InputError("channel_mult must have one entry per level, e.g. [1, 2, 2, 2]")
-        if any(not 0 <= level < self.num_levels for level in self.attention_levels):
-            raise InputError(f"attention_levels {list(self.attention_levels)} must lie in 0..{self.num_levels - 1}")
+        innermost = self.num_levels - 1
+        if self.resolution % 2**innermost:
+            raise InputError(f"resolution {self.resolution} must be a multiple of {2**innermost}, since each of the "
+                             f"{self.num_levels} levels but the first halves it")  # fmt: skip
+        if any(not 0 <= level <= innermost for level in self.attention_levels):
+            raise InputError(f"attention_levels {list(self.attention_levels)} must lie in 0..{innermost}")
+        heads = f"heads of {self.head_channels} channels" if self.head_channels else f"{self.num_heads} heads"
         for level in range(self.num_levels):
             width = self.width(level)
             if width < 1 or width % self.num_groups:
                 raise InputError(f"level {level} is {width} channels wide, which is no multiple of {self.num_groups}, "
                                  "the groups of every normalisation")  # fmt: skip
-            if level in (*self.attention_levels, self.num_levels - 1) and width % (
-                self.head_channels or self.num_heads
-            ):
-                what = f"{self.num_heads} heads" if self.num_heads else f"heads of {self.head_channels} channels"
-                raise InputError(f"{what} do not divide the {width} channels of level {level}")
+            attends = level in self.attention_levels or level == innermost  # as `middle` does
+            if attends and width % (self.head_channels or self.num_heads):
+                raise InputError(f"{heads} do not divide the {width} channels of level {level}")
 
     @property
     def num_levels(self) -> int:
@@ -155,9 +167,9 @@ class FirstStageConfig:
             raise InputError(f"first stage: attention_levels {list(self.attention_levels)} must lie in "
                              f"0..{self.num_levels - 1}")  # fmt: skip
         for width in (self.channels, *map(self.width, range(self.num_levels))):
-            if width % self.num_groups:
+            if width < 1 or width % self.num_groups:
                 raise InputError(f"first stage: {self.num_groups} groups do not divide its {width} channels")
-        if self.scale_factor <= 0:
+        if not 0 < self.scale_factor < math.inf:
             raise InputError(f"first stage: scale_factor must be above 0, not {self.scale_factor}")
 
     @property
@@ -172,4 +184,3 @@ class FirstStageConfig:
     def width(self, level: int) -> int:
         """Channels of `level`."""
         return self.channel_mult[level] * self.channels
-

@@ -8,6 +8,7 @@ import torch
 import models
 from experiments.model import model_config
 from models.known import read_config, settle
+from models.layouts.ddpm import PESSER
 from models.layouts.diffusers_conditional import DIFFUSERS_CONDITIONAL
 from models.layouts.openai import OPENAI
 from models.layouts.translate import their_keys
@@ -40,6 +41,20 @@ def test_networks_have_the_published_size(name):
     if first_stage_parameters is not None:
         assert sum(parameter.numel() for parameter in first_stage.parameters()) == first_stage_parameters
         assert config.network.in_channels == config.first_stage.latent_channels
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tensors"),
+    [("cifar10", 35_746_307, 328), ("celeba64", 78_700_803, 390), ("lsun256", 113_673_219, 450)],
+)
+def test_ddpm_networks_have_the_published_size(name, parameters, tensors):
+    """Their public files keep q, k and v apart, so they hold more tensors than our network."""
+    config = model_config(name).network
+    with torch.device("meta"):
+        weights = models.UNet(config).state_dict()
+    modules = PESSER.modules(config)
+    assert sum(weight.numel() for weight in weights.values()) == parameters
+    assert len({key for name in weights for key in their_keys(name, modules, PESSER)}) == tensors
 
 
 @pytest.mark.parametrize("name", SIZES)
