@@ -28,7 +28,10 @@ SOUND = {"resolution": 16, "channels": 32, "channel_mult": [1, 2]}
             "a network has either class labels (num_classes) or a context (context_dim), not both",
         ),
         ({"channel_mult": []}, "channel_mult must have one entry per level, e.g. [1, 2, 2, 2]"),
-        ({"resolution": 15}, "resolution 15 must be a multiple of 2, since each of the 2 levels but the first halves it"),
+        (
+            {"resolution": 15},
+            "resolution 15 must be a multiple of 2, since each of the 2 levels but the first halves it",
+        ),
         ({"attention_levels": [0, 2]}, "attention_levels [0, 2] must lie in 0..1"),
         (
             {"channels": 48},
