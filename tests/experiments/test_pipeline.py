@@ -1,0 +1,159 @@
+"""Pipelines of latent models: conditions, guidance, sizes, decoding, on tiny networks with random weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import configs
+from caching import NoCache, Uniform
+from configs import InputError
+from experiments.pipeline import GuidanceConfig, Pipeline, PipelineConfig, load_pipeline
+from experiments.run import SampleConfig, run
+from samplers import DiffusionConfig, Sampler, SamplerConfig
+
+UNET = """
+network: {resolution: 8, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [0, 1], num_heads: 2,
+  context_dim: 16, timestep_embedding: cos_sin, norm_eps: 1.0e-5, downsample_padding: symmetric, %s}
+diffusion: {schedule: scaled_linear, beta_start: 0.0015, beta_end: 0.0195, precision: rounded}
+"""
+CLASSES = (
+    UNET % "in_channels: 3, out_channels: 3"
+    + """
+first_stage: {channel_mult: [1, 2], latent_channels: 3, codebook_size: 32, channels: 32, num_res_blocks: 1}
+conditioning: {classes: {num_classes: 11, dim: 16, unconditional: 10}}
+"""
+)
+TEXT = (
+    UNET % "in_channels: 4, out_channels: 4"
+    + """
+first_stage: {channel_mult: [1, 2], latent_channels: 4, channels: 32, num_res_blocks: 1, scale_factor: 0.18215}
+conditioning: {text: {vocab_size: 300, dim: 16, layers: 1, heads: 2, mlp_dim: 32, length: 12}}
+"""
+)
+PIXELS = "network: {resolution: 16, channels: 32, channel_mult: [1, 2], num_res_blocks: 1}"
+STEPS = SamplerConfig(steps=4, offset=1, final="first")
+
+
+@pytest.fixture
+def model(tmp_path: Path):
+    def write(content: str) -> str:
+        path = tmp_path / "model.yaml"
+        path.write_text(content)
+        return str(path)
+
+    return write
+
+
+def pipeline(path: str, **settings) -> Pipeline:
+    return load_pipeline("random", path, PipelineConfig(**settings))
+
+
+@torch.inference_mode()
+def latents(pipe: Pipeline, seeds, policy=None) -> torch.Tensor:
+    sampler = Sampler(STEPS, DiffusionConfig("scaled_linear", 0.0015, 0.0195, precision="rounded"))
+    cached, noise = pipe.cached(policy or NoCache()), pipe.noise(seeds)
+    for denoiser in cached:
+        denoiser.begin(sampler.num_evals)
+    *_, last = sampler.sample(pipe.bind(cached, seeds), noise(), noise)
+    return last.x
+
+
+def test_latents_are_decoded_to_images(model):
+    pipe = pipeline(model(CLASSES), guidance=GuidanceConfig(1.5))
+    assert pipe.shape == (3, 8, 8)
+    images = pipe.decode(latents(pipe, [0, 1]))
+    assert images.shape == (2, 3, 16, 16)
+    assert images.isfinite().all()
+
+
+def test_labels_are_drawn_from_each_images_seed_without_the_unconditional_class(model):
+    pipe = pipeline(model(CLASSES))
+    labels = [pipe.label(seed) for seed in range(200)]
+    assert labels == [pipe.label(seed) for seed in range(200)]
+    assert set(labels) == set(range(10))
+
+
+def test_labels_and_prompts_take_turns(model, tmp_path):
+    assert [pipeline(model(CLASSES), labels=[4, 7]).label(seed) for seed in range(3)] == [4, 7, 4]
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    pipe = pipeline(model(TEXT), prompts=str(tmp_path / "prompts.txt"))
+    assert [pipe.describe(seed) for seed in range(3)] == ["a cat", "a dog", "a cat"]
+
+
+def test_a_label_changes_the_image_and_guidance_does_too(model):
+    path = model(CLASSES)
+    plain = latents(pipeline(path, labels=[1]), [0])
+    assert not torch.allclose(plain, latents(pipeline(path, labels=[2]), [0]))
+    assert not torch.allclose(plain, latents(pipeline(path, labels=[1], guidance=GuidanceConfig(3.0)), [0]))
+
+
+@pytest.mark.parametrize("policy", [NoCache(), Uniform(2, 1)])
+def test_one_guided_call_and_two_are_the_same_to_rounding(model, policy):
+    path = model(CLASSES)
+    one, two = (latents(pipeline(path, guidance=GuidanceConfig(2.0, calls)), [3, 4], policy) for calls in (1, 2))
+    assert torch.allclose(one, two, atol=1e-4 * float(one.abs().max()))
+
+
+def test_two_guided_calls_have_a_store_each(model):
+    pipe = pipeline(model(CLASSES), guidance=GuidanceConfig(2.0, calls=2))
+    first, second = pipe.cached(Uniform(2, 1))
+    assert first.store is not second.store
+    assert len(pipeline(model(CLASSES), guidance=GuidanceConfig(2.0)).cached(NoCache())) == 1
+
+
+def test_image_i_depends_on_its_seed_alone(model):
+    pipe = pipeline(model(CLASSES), guidance=GuidanceConfig(1.5))
+    together = latents(pipe, [5, 6, 7], Uniform(2, 1))
+    alone = latents(pipe, [6], Uniform(2, 1))
+    assert torch.allclose(together[1:2], alone, atol=1e-4 * float(together.abs().max()))
+
+
+def test_other_sizes_run(model):
+    pipe = pipeline(model(TEXT), prompt="a cat", height=24, width=32)
+    assert pipe.shape == (4, 12, 16)
+    assert pipe.decode(latents(pipe, [0])).shape == (1, 3, 24, 32)
+
+
+def test_low_precision_runs_the_networks_only(model):
+    pipe = pipeline(model(TEXT), prompt="a cat", precision="bf16", guidance=GuidanceConfig(7.5))
+    x = latents(pipe, [0])
+    assert pipe.unet.conv_out.weight.dtype == torch.bfloat16
+    assert x.dtype == torch.float32
+    assert pipe.decode(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "sentence"),
+    [
+        (TEXT, {}, 'needs prompt="..." or prompts=FILE'),
+        (TEXT, {"prompt": "a", "prompts": "b"}, "either prompt or prompts"),
+        (TEXT, {"prompts": "nowhere.txt"}, "nowhere.txt cannot be read"),
+        (TEXT, {"prompt": "a", "height": 21}, "height 21 is no multiple of 4"),
+        (TEXT, {"prompt": "a", "labels": [1]}, "has no classes"),
+        (CLASSES, {"prompt": "a"}, "takes no prompts"),
+        (CLASSES, {"labels": [11]}, r"no class 11; labels lie in 0\.\.9"),
+        (CLASSES, {"precision": "fp8"}, "precision"),
+        (PIXELS, {"guidance": GuidanceConfig(2.0)}, "only models with a conditioner can be guided"),
+    ],
+)
+def test_conditions_that_do_not_fit_end_in_one_sentence(model, content, settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        pipeline(model(content), **settings)
+
+
+@pytest.mark.parametrize(("content", "settings"), [(CLASSES, {}), (TEXT, {"prompt": "a cat"})], ids=["classes", "text"])
+def test_a_whole_run_of_a_latent_model(model, tmp_path, content, settings):
+    layer = settings | {
+        "model": model(content), "checkpoint": "random", "num_images": 2, "batch_size": 2, "guidance": {"scale": 3.0},
+        "sampler": {"name": "plms", "steps": 5, "offset": 1, "final": "first"}, "out": str(tmp_path / "out"),
+        "policy": {"name": "uniform", "interval": 5, "branch": 0, "horizon": 5},
+    }  # fmt: skip
+    summary = run(configs.parse(SampleConfig, layer, where="test"))
+    assert summary.rows[1].trace == (None, 0, 0, 0, 0, 0)  # six network calls, the second of them partial
+    assert len(summary.conditions) == 2
+    assert all(summary.conditions)
+    image = np.asarray(Image.open(tmp_path / "out" / "uncached" / "000001.png"))
+    assert image.shape == (16, 16, 3)
