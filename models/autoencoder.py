@@ -172,7 +172,8 @@ class VQFirstStage(FirstStage):
 
     def _nearest(self, z: Tensor) -> Tensor:
         """z (latent_channels, h, w) -> (h, w)."""
-        points, codes = z.flatten(1).T, self.codebook.weight
+        # Half precision would lose the difference between neighbouring codes.
+        points, codes = z.flatten(1).T.float(), self.codebook.weight.float()
         # |z - e|² = |z|² + |e|² - 2 z·e, whose first term is the same for every code.
         distances = codes.square().sum(1) - 2 * points @ codes.T
         return distances.argmin(1).reshape(z.shape[1:])

@@ -139,9 +139,15 @@ def load_conditioner(
     return _conditioner_from(state, _identified(request, state))
 
 
-def _request(checkpoint: str | Path, config: Config | None, *rest: Any) -> _Request:
+def _request(
+    checkpoint: str | Path,
+    config: Config | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    tokenizer: str | Path | None = None,
+) -> _Request:
     known = None if config is None else read_config(config)
-    request = _Request(checkpoint, known, known is not None, *rest)
+    request = _Request(checkpoint, known, known is not None, dtype, device, tokenizer)
     if request.is_random and known is None:
         raise InputError("random weights need a configuration, e.g. config=ldm_cin256_v2")
     return request
@@ -190,8 +196,8 @@ def _first_stage_from(state: reading.State, request: _Request) -> FirstStage:
         wanted = _wanted(request.known, FIRST_STAGE)
         config = _agreed(wanted, request.given, found, FirstStageConfig(**found))
         stated = layout.stated(state.config_json) if state.config_json else {}
-        if "scale_factor" in state.tensors:
-            stated = {"scale_factor": float(state.tensors["scale_factor"])}
+        if (factor := state.tensors.get("scale_factor")) is not None and factor.numel() == 1:
+            stated = {"scale_factor": float(factor)}
         network = without_weights(lambda: first_stage(replace(config, **stated)))
         weights = layouts.translate(tensors, layout, network)
     provenance = Provenance(str(request.checkpoint), layout.name, state.file)
@@ -202,7 +208,7 @@ def _conditioner_from(state: reading.State, request: _Request) -> Conditioner:
     wanted = _wanted(request.known, CONDITIONER)
     with naming(state.file):
         tensors = _tensors_of(state, CONDITIONER)
-        if "embedding.weight" in tensors:
+        if "embedding.weight" in tensors and tensors["embedding.weight"].ndim == 2:
             found = dict(zip(("num_classes", "dim"), tensors["embedding.weight"].shape, strict=True))
             classes = _agreed(wanted and wanted.classes, request.given, found, ClassesConfig(**found))
             network, layout = without_weights(lambda: ClassEmbedder(classes)), "class embedding"

@@ -83,6 +83,8 @@ def infer(tensors: Tensors) -> dict[str, int]:
         length = len(bare["embeddings.position_embedding.weight"])
     except KeyError as error:
         raise InputError(f"its text encoder lacks {error}, which every text encoder of CLIP has") from error
+    except (ValueError, TypeError) as error:
+        raise InputError("its text encoder does not have the shapes of CLIP's") from error
     layers = {key.split(".")[2] for key in bare if key.startswith("encoder.layers.")}
     return {"vocab_size": vocab_size, "dim": dim, "mlp_dim": mlp_dim, "length": length, "layers": len(layers)}
 

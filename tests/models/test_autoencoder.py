@@ -172,6 +172,15 @@ def test_quantising_finds_the_nearest_code():
     assert torch.equal(network.quantise(z), nearest.reshape(3, 4, 6))
 
 
+def test_in_half_precision_codes_are_still_told_apart():
+    network = models.load_first_stage("random", FirstStageConfig([1], 3, 4096, channels=32), dtype=torch.bfloat16)
+    z = torch.randn(2, 3, 16, 16, dtype=torch.bfloat16)
+    codes = network.codebook.weight.double()
+    distances = (z.permute(0, 2, 3, 1).double().unsqueeze(-2) - codes).square().sum(-1)
+    chosen = distances.gather(-1, network.quantise(z)[..., None])[..., 0]
+    torch.testing.assert_close(chosen, distances.amin(-1), atol=1e-5, rtol=0)
+
+
 def test_scaled_latents_are_quantised_unscaled():
     config = FirstStageConfig([1], 3, 40, channels=32)
     plain = models.load_first_stage("random", config)
@@ -223,6 +232,7 @@ def test_random_weights_are_reproducible():
         ({"channel_mult": [1, 2], "latent_channels": 3, "attention_levels": [2]}, r"\[2\] must lie in 0..1"),
         ({"channel_mult": [1], "latent_channels": 3, "channels": 48}, "32 groups do not divide its 48 channels"),
         ({"channel_mult": [1], "latent_channels": 3, "scale_factor": 0.0}, "scale_factor must be above 0"),
+        ({"channel_mult": [1], "latent_channels": 3, "scale_factor": float("nan")}, "scale_factor must be above 0"),
     ],
 )
 def test_impossible_first_stages_are_refused(options, sentence):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from clip_files import clip_tensors, tiny_text, write_tokenizer
 from latent_files import HEADS, randn, reference, storages, with_moving_average
+from public_names import OPENAI_OPTIONS, unet
 from safetensors.torch import save_file
 
 import models
@@ -122,6 +123,17 @@ def test_a_pipeline_folder_says_all_of_its_architecture(tmp_path, text_model):
     torch.testing.assert_close(
         first_stage.decode(0.18215 * z), text_model.first_stage.decode(z).sample, atol=1e-5, rtol=0
     )
+
+
+def test_an_unconditional_pipeline_folder(tmp_path, class_model):
+    plain = unet([32, 64], [1], sample_size=8, attention_head_dim=16, **OPENAI_OPTIONS)
+    plain.save_pretrained(tmp_path / "unet")
+    class_model.first_stage.save_pretrained(tmp_path / "vqvae")
+    parts = models.load_parts(tmp_path)
+    x, z = randn(2, 3, 8, 8), randn(2, 3, 4, 4)
+    torch.testing.assert_close(parts.unet(x, T)[0], plain(x, T).sample, atol=2e-5, rtol=0)
+    torch.testing.assert_close(parts.first_stage.decode(z), class_model.first_stage.decode(z).sample, atol=1e-4, rtol=0)
+    assert parts.conditioner is None
 
 
 # --- moving averages
