@@ -19,6 +19,9 @@ import models
 from configs import InputError
 from models import UNetConfig
 
+# torch's, about bytes that begin like a pickle.
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+
 SMALLEST = {"widths": [32, 32], "attention_levels": [1], "layers_per_block": 1}
 CONFIG = UNetConfig(resolution=32, channels=32, channel_mult=[1, 1], num_res_blocks=1, attention_levels=[1])
 OPENAI_CONFIG = UNetConfig(

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub
@@ -324,18 +323,24 @@ def test_the_hub_without_a_network_fails_at_once(monkeypatch):
     assert sentence.endswith("into a folder and give that folder as the checkpoint")
 
 
-def test_the_real_hub_client_gives_up_within_seconds(tmp_path):
+# Retries wait in between; the stand-in for `sleep` says so and does not wait.
+SCRIPT = """
+import time
+time.sleep = lambda seconds: print("waiting")
+import models
+try:
+    models.load("hf://google/ddpm-cifar10-32")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_the_real_hub_client_does_not_try_again_and_again(tmp_path):
     """In a process of its own, with the hub at a port where nobody listens."""
-    script = (
-        "import models\ntry:\n    models.load('hf://google/ddpm-cifar10-32')\nexcept ValueError as e:\n    print(e)"
-    )
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port()}", "HF_HOME": str(tmp_path), "no_proxy": "*",
                 "PYTHONPATH": os.pathsep.join(sys.path)}  # fmt: skip
-    start = time.monotonic()
     result = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | settings, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCRIPT], env=os.environ | settings, capture_output=True, text=True, check=True
     )
     assert result.stdout.startswith("hf://google/ddpm-cifar10-32 could not be downloaded (")
     assert result.stdout.count("\n") == 1
-    assert "Retry" not in result.stderr
-    assert time.monotonic() - start < 60
