@@ -138,6 +138,18 @@ def test_a_full_disk_leaves_the_state_that_was_there(config, trainer):
     assert [path.name for path in state.parent.iterdir()] == ["state.pt"]
 
 
+def test_what_the_operating_system_said_is_not_covered_up(config, trainer, monkeypatch):
+    def failing(state: dict, file) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 - as torch.save does
+
+    monkeypatch.setattr(torch, "save", failing)
+    with pytest.raises(OSError, match="No space left on device"):
+        trainer.save(Path(config.out) / "state.pt")
+
+
 def test_a_finished_run_is_not_trained_further(config, monkeypatch):
     train(config)
     interrupt_after(monkeypatch, 6)
