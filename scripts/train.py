@@ -1,5 +1,9 @@
-"""Trains a DDPM: python scripts/train.py configs/train/mnist32.yaml [key=value ...]
+"""Trains a DDPM: python scripts/train.py [CONFIG] [key=value ...]
 
+CONFIG is a YAML file or its name in configs/train (default mnist32, the bundled digits). Examples:
+  python scripts/train.py
+  python scripts/train.py cifar10_small
+  python scripts/train.py mnist32 data=FOLDER_OR_NPZ images=100000 out=outputs/mine
 Stops and goes on at will: the same command resumes from the folder `out`, which also receives a grid of samples at
 every save and, at the end, model.safetensors.
 """
@@ -7,12 +11,8 @@ every save and, at the end, model.safetensors.
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.train import TrainConfig, train
-
-
-def run(config: TrainConfig) -> None:
-    print(f"wrote {train(config)}")
-
+from experiments.train import train
+from experiments.trainer import TrainConfig
 
 if __name__ == "__main__":
-    main(run, TrainConfig, default="configs/train/mnist32.yaml", doc=__doc__)
+    main(lambda config: print(f"wrote {train(config)}"), TrainConfig, default="configs/train/mnist32.yaml", doc=__doc__)
