@@ -66,6 +66,8 @@ class UNetConfig:
                      "head_channels", "context_dim", "transformer_depth", "num_classes", "num_groups"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.norm_eps <= 0:
+            raise InputError(f"norm_eps must be above 0, not {self.norm_eps}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must lie in 0..1 (1 excluded), not {self.dropout}")
         if self.num_heads is not None and self.head_channels is not None:

@@ -33,6 +33,9 @@ class PartsConfig:
         configs.one_of(self.weights, ("ema", "raw"), "weights")
 
 
+# The sections of those files that are not about networks: see ModelConfig in experiments/model.py.
+OTHER_SECTIONS = ("diffusion", "checkpoints", "paper")
+
 Config = str | Path | Mapping[str, Any] | UNetConfig | PartsConfig
 
 
@@ -49,8 +52,9 @@ def read_config(config: Config) -> PartsConfig:
         content, where = configs.read(configs.find(config, "models")), str(config)
     if "network" not in content:
         return PartsConfig(configs.parse(UNetConfig, content, where=where))
-    known = {item.name for item in fields(PartsConfig)}
-    return configs.parse(PartsConfig, {key: content[key] for key in known & content.keys()}, where=where)
+    known = [item.name for item in fields(PartsConfig)]
+    configs.check_keys(content, [*known, *OTHER_SECTIONS], where)
+    return configs.parse(PartsConfig, {key: content[key] for key in known if key in content}, where=where)
 
 
 def settle(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
 import models
 from configs import InputError
-from models import UNetConfig
+from experiments.model import ModelConfig
+from models import PartsConfig, UNetConfig
+from models.known import OTHER_SECTIONS
 
 SOUND = {"resolution": 16, "channels": 32, "channel_mult": [1, 2]}
 
@@ -21,6 +25,7 @@ SOUND = {"resolution": 16, "channels": 32, "channel_mult": [1, 2]}
         ({"context_dim": 0}, "context_dim must be at least 1, not 0"),
         ({"num_classes": -1}, "num_classes must be at least 1, not -1"),
         ({"num_groups": 0}, "num_groups must be at least 1, not 0"),
+        ({"norm_eps": 0.0}, "norm_eps must be above 0, not 0.0"),
         ({"dropout": 1.0}, "dropout must lie in 0..1 (1 excluded), not 1.0"),
         ({"num_heads": 2, "head_channels": 16}, "a network has either num_heads or head_channels, not both"),
         (
@@ -53,6 +58,32 @@ def test_an_impossible_architecture_is_refused(options, sentence):
     with pytest.raises(InputError) as error:
         UNetConfig(**SOUND | options)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({}, "config lacks "),
+        ({"network": None}, "config: network must be a mapping"),
+        (SOUND | {"channel_mult": "1,2"}, "config: channel_mult must be "),
+        (SOUND | {"chanels": 32}, "config has no key 'chanels'; did you mean 'channels'?"),
+        ({"network": SOUND, "atention_order": "new"}, "config has no key 'atention_order'; did you mean"),
+        ({"network": SOUND, "attention_order": "old"}, "attention_order 'old' does not exist; known: legacy, new"),
+        ("cifr10", "there is no configuration 'cifr10'"),
+    ],
+)
+def test_a_configuration_that_says_something_else_is_refused(config, sentence):
+    with pytest.raises(InputError) as error:
+        models.load("random", config)
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)
+
+
+def test_the_sections_of_a_model_file_that_are_not_about_networks_may_be_there():
+    config = {"network": SOUND, **{key: {} for key in OTHER_SECTIONS}}
+    assert models.load("random", config).config == UNetConfig(**SOUND)
+    names, ours = ({item.name for item in fields(schema)} for schema in (ModelConfig, PartsConfig))
+    assert names - ours == set(OTHER_SECTIONS)
 
 
 def test_a_network_attends_in_the_middle_whatever_its_levels():
