@@ -4,6 +4,7 @@ import runpy
 import sys
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, StableDiffusionImg2ImgPipeline
@@ -164,6 +165,30 @@ def test_a_loop_of_ones_own_may_restart_without_set_timesteps(pixels):
     for t in timesteps[:2]:  # after a whole run, and broken off
         adapter(2 * x, t)
     assert all(torch.equal(adapter(x, t).sample, expected) for t, expected in zip(timesteps, whole, strict=True))
+
+
+@pytest.mark.parametrize("scheduler", [
+    "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+    "PNDMScheduler", "UniPCMultistepScheduler",
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' use of numpy
+@torch.no_grad()
+def test_any_scheduler_may_drive_it(pixels, scheduler):
+    """Several network calls per step, repeated timesteps and fractional ones among them."""
+
+    def sample(unet, pipe):
+        x = torch.randn(1, 3, 16, 16, generator=generator())
+        pipe.scheduler.set_timesteps(5)
+        for t in pipe.scheduler.timesteps:
+            eps = unet(pipe.scheduler.scale_model_input(x, t), t).sample
+            x = pipe.scheduler.step(eps, t, x).prev_sample
+        return x
+
+    reference, our = pixels
+    pipe = SimpleNamespace(scheduler=getattr(diffusers, scheduler)())
+    adapter = DiffusersUNet(CachedDenoiser(our, NoCache()), pipe)
+    assert_same(sample(adapter, pipe), sample(reference, pipe))
+    assert adapter.cached.trace == (None,) * len(pipe.scheduler.timesteps)
 
 
 def adapted(network, policy=None, steps=4):
