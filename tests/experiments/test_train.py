@@ -111,7 +111,7 @@ def killed(state, file):
 torch.save = killed
 train({config!r})
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     assert state_of(config.out)["steps"] == 2
