@@ -25,9 +25,8 @@ class GuidanceConfig:
     """Classifier-free guidance (Ho & Salimans 2022)."""
 
     scale: float = 1.0  # eps_u + scale (eps_c - eps_u); 1 is none
-    calls: int = (
-        1  # 1: both halves as one batch, cached together (the paper); 2: two calls, each with a cache of its own
-    )
+    # 1: both halves as one batch, cached together (the paper); 2: two calls, each with a cache of its own.
+    calls: int = 1
 
     def __post_init__(self) -> None:
         if self.calls not in (1, 2):

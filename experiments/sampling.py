@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import CachedDenoiser, Plan, Policy
+from caching import CachedDenoiser, Plan, Policy, cached_branches
 from experiments.pipeline import Pipeline
 from samplers import Sampler
 
@@ -83,7 +83,7 @@ def warm_up(pipeline: Pipeline, cached: CachedDenoiser, batch_size: int) -> None
         batch_size *= 2
     x = torch.zeros(batch_size, *pipeline.shape, device=pipeline.device, dtype=pipeline.dtype)
     t = torch.zeros(batch_size, dtype=torch.long, device=pipeline.device)
-    branches = sorted({depth for depth in cached.plan if depth is not None})
+    branches = cached_branches(cached.plan)
     _, tapped = pipeline.unet(x, t, cond, taps=branches)
     for branch in branches:
         pipeline.unet(x, t, cond, branch=branch, feature=tapped[branch])
