@@ -111,8 +111,16 @@ def _record(trainer: Trainer) -> dict[str, Any]:
         **{key: value for key, value in asdict(config).items() if key not in ("out", "save_every")},
         "model": Path(config.model).stem,
         "data": data_name(config.data),
+        "init": _start(trainer.network.provenance),
         "steps": trainer.steps,
         "hours": round(trainer.seconds / 3600, 2),
         "device": str(trainer.device),
         "torch": torch.__version__,
     }
+
+
+def _start(init: models.Provenance) -> str | dict[str, Any]:
+    """Where the weights came from, with the record of the training that was behind them."""
+    if init.file is None:
+        return init.source
+    return {"sha256": init.sha256, "training": init.records.get("training")}

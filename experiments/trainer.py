@@ -41,6 +41,7 @@ class TrainConfig:
     flip: bool = False  # random horizontal flips
     precision: str = "bf16"  # of the forward and backward pass: bf16 | fp32; the weights stay fp32
     seed: int = 0
+    init: str = "random"  # the weights it starts from: random, or a checkpoint to go on from with a new optimiser
     device: str = "auto"
     save_every: int = 20_000  # images between two saves of the state, each with a grid of samples
     store: str = "fp32"  # precision of the weights in the finished checkpoint: fp32 | fp16, half the size
@@ -67,8 +68,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: ModelConfig, device: torch.device) -> None:
         self.config, self.model, self.device = config, model, device
-        self.network = models.random(model.network, config.seed).to(device)
-        _zero_residuals(self.network)
+        self.network = _initial(config, model.network).to(device)
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
         self.alphas_cumprod = torch.from_numpy(model.diffusion.alphas_cumprod()).float().to(device)
@@ -163,6 +163,15 @@ def generator(seed: int, purpose: str, index: int) -> torch.Generator:
     # Mixed into 32 bits, since torch's CPU generator ignores all higher bits of its seed.
     entropy = (seed, ("step", "epoch", "flip").index(purpose), index)
     return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+def _initial(config: TrainConfig, network: models.UNetConfig) -> models.UNet:
+    if config.init != "random":
+        return models.load(config.init, network).requires_grad_(True).train()
+    fresh = models.random(network, config.seed)
+    fresh.provenance = models.Provenance("random", "none")
+    _zero_residuals(fresh)
+    return fresh
 
 
 def _zero_residuals(network: models.UNet) -> None:

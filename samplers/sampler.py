@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,11 +60,21 @@ class Sampler:
     @property
     def eval_timesteps(self) -> tuple[int, ...]:
         """The timestep of every network evaluation, in order; PLMS evaluates its second timestep twice."""
-        timesteps = self.table.timesteps
+        return tuple(self.table.timesteps[step] for step in self._eval_steps)
+
+    @property
+    def eval_log_snr(self) -> tuple[float, ...]:
+        """ln(ᾱ / (1 - ᾱ)) at every network evaluation: the time in which a solver's exact solution is smooth."""
+        alphas_cumprod = (self.table.alphas_cumprod[step] for step in self._eval_steps)
+        return tuple(math.log(a / (1 - a)) for a in alphas_cumprod)
+
+    @property
+    def _eval_steps(self) -> tuple[int, ...]:
+        """The step whose timestep each network evaluation is at."""
+        steps = tuple(range(len(self.table)))
         if self.config.name != "plms":
-            return timesteps
-        warm_up = (timesteps[0], timesteps[min(1, len(timesteps) - 1)])
-        return warm_up + timesteps[1:]
+            return steps
+        return (0, min(1, steps[-1]), *steps[1:])
 
     @property
     def num_evals(self) -> int:
