@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import configs
 from configs import InputError
 from experiments.data import Images
-from experiments.files import write_atomically
 from models import reading
+from models.files import write_safetensors
 
 FORMAT = "classifier/1"
 BUNDLED = "checkpoints/mnist_classifier.safetensors"
@@ -100,7 +99,7 @@ def save(network: Classifier, path: Path) -> None:
         "network": json.dumps(asdict(network.config)),
         "training": json.dumps(network.record),
     }
-    write_atomically(path, lambda unfinished: save_file(network.state_dict(), unfinished, metadata))
+    write_safetensors(path, network.state_dict(), metadata)
 
 
 def load(path: str | Path = BUNDLED) -> Classifier:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from experiments.files import write_atomically
 from experiments.images import to_uint8
+from models.files import write_atomically
 
 DIFFERENCE_GAIN = 4  # differences are small; shown this many times brighter
 LABEL_WIDTH, GAP, SMALLEST_CELL, LARGEST_CELL = 190, 4, 64, 256

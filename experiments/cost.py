@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from caching import Macs, PassCosts, Uniform, pass_costs
 from configs import InputError
 from experiments.model import ModelConfig, PaperCosts, model_config
-from experiments.summary import markdown
+from experiments.tables import markdown
 
 
 @dataclass(frozen=True)

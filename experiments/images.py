@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from experiments.files import write_atomically
+from models.files import write_atomically
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from caching import NoCache, make_policy, pass_costs
 from configs import InputError
 from experiments.comparison import save_comparison
-from experiments.files import write_atomically
 from experiments.grid import expand_policy, folder_name, label
 from experiments.images import save_png, to_uint8
 from experiments.metrics import closeness
@@ -23,6 +22,7 @@ from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.sampling import Run, sample_policies
 from experiments.summary import PolicyRow, Summary
 from models import UNet
+from models.files import write_atomically
 from samplers import Sampler, SamplerConfig
 
 

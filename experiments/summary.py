@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from caching import Plan, describe, full_evals
+from experiments.tables import markdown
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,3 @@ class Summary:
         """The plan itself, where there is one to show."""
         cached = [row for row in self.rows if any(depth is not None for depth in row.trace)]
         return [f"plan: {describe(cached[0].trace)}"] if len(cached) == 1 else []
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, aligned so that it also reads well in a terminal; the first row is its header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return lines

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import models
 from configs import InputError, one_of
-from experiments.files import write_atomically
 from experiments.model import ModelConfig
+from models.files import write_atomically
 
 STORES = {"fp32": torch.float32, "fp16": torch.float16}
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 import configs
 from configs import InputError
 from models.config import UNetConfig
+from models.files import write_safetensors
 from models.layouts import pick
 from models.reading import State
 from models.unet import UNet
@@ -30,19 +28,10 @@ def save(network: UNet, path: str | Path, *, dtype: torch.dtype | None = None, *
     dtype: stores the weights in this precision. records: more mappings for the metadata, e.g. `diffusion` (the noise
     schedule trained on) and `training` (how, on what, for how long). The file appears whole or not at all.
     """
-    path = Path(path)
     metadata = {"format": FORMAT, "network": json.dumps(asdict(network.config))}
     metadata |= {name: json.dumps(record) for name, record in records.items()}
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        save_file(weights, unfinished, metadata)
-        os.replace(unfinished, path)
-    except SafetensorError as error:  # a full disk, say
-        raise OSError(f"{path} could not be written ({error})") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_safetensors(Path(path), weights, metadata)
 
 
 def is_native(state: State) -> bool:

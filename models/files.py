@@ -1,0 +1,40 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with a name beside `path`, then moves the result into place.
+
+    Raises OSError, naming `path`, where it cannot be written; what was there before is then still there.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes one safetensors file, by `write_atomically`."""
+
+    def write(unfinished: Path) -> None:
+        try:
+            save_file(dict(tensors), unfinished, dict(metadata))
+        except SafetensorError as error:  # a full disk, say, which safetensors reports as an error of its own
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)

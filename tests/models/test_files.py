@@ -1,0 +1,42 @@
+"""models/files.py: a file appears whole or not at all."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.files import write_atomically, write_safetensors
+
+resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
+
+
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond 2000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+WRITERS = {
+    "text": lambda path, size: write_atomically(path, lambda unfinished: unfinished.write_text("x" * size)),
+    "safetensors": lambda path, size: write_safetensors(path, {"x": torch.zeros(size)}, {}),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_leaves_what_was_there(write, full_disk, tmp_path):
+    path = tmp_path / "folder" / "file"
+    write(path, 10)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="File too large") as raised:
+        write(path, 10_000)
+    assert raised.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+def test_safetensors_are_written_with_their_metadata(tmp_path):
+    write_safetensors(tmp_path / "a", {"x": torch.arange(3)}, {"format": "test/1"})
+    assert load_file(tmp_path / "a")["x"].tolist() == [0, 1, 2]
+    assert b"test/1" in (tmp_path / "a").read_bytes()
