@@ -12,6 +12,7 @@ from configs import InputError, one_of
 from samplers.contract import Denoiser, Noise, Step, eps_only
 from samplers.ddim import ddim
 from samplers.ddpm import VARIANCES, ddpm
+from samplers.dpmpp import dpmpp_2m
 from samplers.plms import plms
 from samplers.schedule import DiffusionConfig
 from samplers.spacing import check_spacing
@@ -22,15 +23,15 @@ from samplers.timetable import FINALS, Timetable, timetable
 class SamplerConfig:
     """Everything a sampling run needs to know besides the network and the noise."""
 
-    name: str = "ddim"  # ddim | plms | ddpm
+    name: str = "ddim"  # ddim | plms | dpmpp_2m | ddpm
     steps: int = 100
     spacing: str = "uniform"  # uniform | leading | strided | quadratic | fractional | a section list: "10,10,15,20"
     offset: int = 0  # added to every timestep; 1 in CompVis and Stable Diffusion
     final: str = "one"  # ᾱ after the last step: one | first
     eta: float = 0.0  # ddim only: 0 deterministic … 1 ancestral
     variance: str = "fixedsmall"  # ddpm only: fixedsmall | fixedlarge | learned_range (the network's own)
-    # ddim, ddpm: is x_0 clipped to [-1, 1] at every step? null: as in the papers, ddpm clips and ddim does not. The
-    # latents of LDM are no pixels: ancestral sampling there wants false.
+    # ddim, dpmpp_2m, ddpm: is x_0 clipped to [-1, 1] at every step? null: as in the papers, ddpm clips and the others
+    # do not. The latents of LDM are no pixels: ancestral sampling there wants false.
     clip: bool | None = None
 
     def __post_init__(self) -> None:
@@ -43,7 +44,7 @@ class SamplerConfig:
         for key, value, neutral, names in (
             ("eta", self.eta, 0, ("ddim",)),
             ("variance", self.variance, "fixedsmall", ("ddpm",)),
-            ("clip", self.clip, None, ("ddim", "ddpm")),
+            ("clip", self.clip, None, ("ddim", "dpmpp_2m", "ddpm")),
         ):
             if self.name not in names and value != neutral:
                 unset = "null" if neutral is None else neutral
@@ -90,9 +91,11 @@ class Sampler:
         clip = config.name == "ddpm" if config.clip is None else config.clip
         if config.name == "plms":
             return plms(eps_only(denoiser), x, self.table)
+        if config.name == "dpmpp_2m":
+            return dpmpp_2m(eps_only(denoiser), x, self.table, clip=clip)
         if config.name == "ddpm":
             return ddpm(denoiser, x, self.table, noise, variance=config.variance, clip=clip)
         return ddim(eps_only(denoiser), x, self.table, noise, eta=config.eta, clip=clip)
 
 
-SAMPLERS = ("ddim", "plms", "ddpm")
+SAMPLERS = ("ddim", "plms", "dpmpp_2m", "ddpm")

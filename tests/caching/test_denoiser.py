@@ -7,6 +7,7 @@ import models
 from caching import CachedDenoiser, Explicit, NoCache, Nonuniform, Uniform
 from configs import InputError
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
+from samplers.sampler import SAMPLERS
 
 T = torch.tensor([500, 500])
 
@@ -28,7 +29,7 @@ def test_the_same_input_twice_is_bit_for_bit_the_full_pass(network, x, branch):
     assert torch.equal(full, partial)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "plms", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_interval_one_equals_no_cache_exactly(network, sampler):
     solver = Sampler(SamplerConfig(name=sampler, steps=5), DiffusionConfig())
 
@@ -41,7 +42,7 @@ def test_interval_one_equals_no_cache_exactly(network, sampler):
     assert torch.equal(final(Uniform(interval=1, branch=3)), final(NoCache()))
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "plms", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(
     "policy", [Uniform(3, 2), Nonuniform(3, 1, center=4, power=1.2), Explicit(full=[0, 1], branch=5)]
 )

@@ -13,6 +13,8 @@ CONFIGS = [
     SamplerConfig("ddim", 10, eta=1.0, clip=True),
     SamplerConfig("ddim", 59, offset=1, final="first"),
     SamplerConfig("plms", 10),
+    SamplerConfig("dpmpp_2m", 10),
+    SamplerConfig("dpmpp_2m", 100, "quadratic", final="first", clip=True),
     SamplerConfig("ddpm", 10, "quadratic"),
     SamplerConfig("ddpm", 6, "2,3,1", variance="learned_range", clip=True),
 ]
@@ -94,7 +96,7 @@ def test_states_keep_the_type_of_x(sampler, two_outputs, x_t, draws, dtype):
         assert (step.x.dtype, step.x0.dtype) == (dtype, dtype)
 
 
-@pytest.mark.parametrize("name", ["ddim", "plms"])
+@pytest.mark.parametrize("name", ["ddim", "plms", "dpmpp_2m"])
 def test_a_learned_variance_is_dropped_where_it_has_no_use(toy_eps, two_outputs, x_t, name):
     sampler = Sampler(SamplerConfig(name, 10), DiffusionConfig())
     for with_variance, without in zip(
@@ -121,6 +123,8 @@ def test_other_numbers_of_channels_are_refused(x_t):
         ({"eta": float("nan")}, r"eta must lie in 0\.\.1"),
         ({"name": "ddpm", "eta": 1.0}, "ddpm has no eta; leave sampler.eta at 0"),
         ({"name": "plms", "eta": 1.0}, "plms has no eta"),
+        ({"name": "dpmpp_2m", "eta": 1.0}, "dpmpp_2m has no eta"),
+        ({"name": "dpmpp"}, "did you mean 'dpmpp_2m'"),
         ({"name": "plms", "clip": True}, "plms has no clip; leave sampler.clip at null"),
         ({"name": "ddim", "variance": "fixedlarge"}, "ddim has no variance; leave sampler.variance at fixedsmall"),
     ],
@@ -142,6 +146,7 @@ def test_every_setting_has_an_effect(recorder, two_outputs, x_t, draws):
     own = {
         "ddim": [{"eta": 0.5}, {"clip": True}],
         "plms": [],
+        "dpmpp_2m": [{"clip": True}],
         "ddpm": [{"variance": "fixedlarge"}, {"variance": "learned_range"}, {"clip": False}],
     }
     results = []
