@@ -1,4 +1,4 @@
-"""Judging folders of samples with the classifier of digits."""
+"""Judging folders of samples with the classifier of digits: image by image, and as a set beside real digits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from torch import Tensor
 
 from configs import InputError
 from experiments.classifier import BUNDLED, CONFIDENT, Classifier, load, predict
-from experiments.data import ArrayImages, image_paths, read_image, to_tensor
+from experiments.data import ArrayImages, data_name, image_paths, open_images, read_image, to_tensor
+from experiments.frechet import FeatureStatistics, frechet_distance, image_statistics
+from experiments.tables import markdown
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
     folder: str = MISSING  # with the images, also in its sub-folders, each of which is judged by itself
     classifier: str = BUNDLED
+    data: str = "mnist"  # the real digits: mnist, or whatever else open_images takes
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,46 @@ class Judgement:
     confident: float  # share of the images with a class above CONFIDENT
     confidence: float  # mean probability of the likeliest class
     counts: tuple[int, ...]  # confident images of each class
+    frechet: float | None = None  # distance to real digits; None without them, and for a single image
 
 
 def judge(config: JudgeConfig) -> str:
-    """Judges the images below a folder -> the table to print."""
+    """Judges the images below a folder -> the table to print, with notes below it."""
     network = load(config.classifier)
     folders, left_out = read_folders(Path(config.folder), network.config.resolution)
-    rows = [judge_images(network, pixels, name) for name, pixels in folders.items()]
-    note = [f"images of another size, left out: {left_out}"] if left_out else []
-    return "\n".join([*table(rows, network.record), *note])
+    real, note = real_statistics(config, network)
+    rows = [judge_images(network, pixels, name, real) for name, pixels in folders.items()]
+    notes = ["", note] + ([f"images of another size, left out: {left_out}"] if left_out else [])
+    return "\n".join([*markdown(table(rows, network.record)), *notes])
 
 
-def judge_images(network: Classifier, pixels: Tensor, name: str) -> Judgement:
+def judge_images(network: Classifier, pixels: Tensor, name: str, real: FeatureStatistics | None = None) -> Judgement:
     """Judges images (N, 1, resolution, resolution) uint8."""
     prediction = predict(network, ArrayImages(pixels))
+    frechet = None
+    if real is not None and len(pixels) > 1:
+        statistics = FeatureStatistics(real.width)
+        statistics.update(prediction.features)
+        frechet = frechet_distance(statistics, real)
     return Judgement(
         name=name,
         images=len(pixels),
         confident=prediction.confident.float().mean().item(),
         confidence=prediction.confidence.mean().item(),
         counts=tuple(prediction.classes[prediction.confident].bincount(minlength=network.config.num_classes).tolist()),
+        frechet=frechet,
+    )
+
+
+def real_statistics(config: JudgeConfig, network: Classifier) -> tuple[FeatureStatistics | None, str]:
+    """The statistics of the real test digits, None where they are not at hand; and what to say about it."""
+    try:
+        statistics = image_statistics(network, open_images(config.data, "test", 1, network.config.resolution))
+    except InputError as error:
+        return None, f"no Fréchet distances, for want of real digits: {' '.join(str(error).split())}"
+    return statistics, (
+        f"Fréchet: distance of the set to the {statistics.count} test digits of {data_name(config.data)} in the "
+        f"features of {Path(config.classifier).stem}; compare sets of one size only."
     )
 
 
@@ -73,16 +96,14 @@ def read_folders(root: Path, resolution: int) -> tuple[dict[str, Tensor], int]:
     return folders, left_out
 
 
-def table(rows: Sequence[Judgement], record: Mapping[str, Any]) -> list[str]:
-    """One line per set of images, and one for what the classifier said of real test digits."""
-    head = ["folder", "images", f"above {CONFIDENT}", "mean", *map(str, range(len(rows[0].counts))), "none"]
+def table(rows: Sequence[Judgement], record: Mapping[str, Any]) -> list[list[str]]:
+    """The header, a row per set of images, and one for what the classifier said of the test digits of its training."""
+    head = ["folder", "images", f"above {CONFIDENT}", "mean", "Fréchet", *map(str, range(len(rows[0].counts))), "none"]
     cells = [
         [row.name, str(row.images), f"{row.confident:.1%}", f"{row.confidence:.3f}",
-         *map(str, row.counts), str(row.images - sum(row.counts))]
+         "" if row.frechet is None else f"{row.frechet:.4g}", *map(str, row.counts), str(row.images - sum(row.counts))]
         for row in rows
     ]  # fmt: skip
-    real = [f"{record['test_confident']:.1%}", f"{record['test_confidence']:.3f}", *[""] * (len(head) - 4)]
-    cells.append(["real test digits", str(record["test_images"]), *real])
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [[name.ljust(widths[0]), *map(str.rjust, others, widths[1:])] for name, *others in (head, *cells)]
-    return ["  ".join(line).rstrip() for line in lines]
+    real = ["real test digits", str(record["test_images"]), f"{record['test_confident']:.1%}",
+            f"{record['test_confidence']:.3f}"]  # fmt: skip
+    return [head, *cells, real + [""] * (len(head) - len(real))]

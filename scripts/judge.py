@@ -1,8 +1,10 @@
-"""Judges generated digits: python scripts/judge.py FOLDER [classifier=FILE]
+"""Judges generated digits: python scripts/judge.py FOLDER [data=mnist] [classifier=FILE]
 
 For each folder of 32x32 images from FOLDER down (the output folder of scripts/sample.py, say): how many images the
-classifier takes for a digit with a confidence above 0.9, its mean confidence, how many of each digit there are, and how
-many are none. The last line is what it says of real test digits.
+classifier takes for a digit with a confidence above 0.9, its mean confidence, the Fréchet distance of the set to the
+real test digits of `data` in the classifier's features, how many of each digit there are, and how many are none. The
+last row is what it says of real test digits. data: mnist (downloaded into ./data), an .npz file or an image folder;
+without it there are no distances.
 """
 
 from __future__ import annotations

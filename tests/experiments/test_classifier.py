@@ -188,12 +188,14 @@ def test_each_folder_is_judged_by_itself(trained, tmp_path):
     save_images(tmp_path / "run" / "bars", bars)
     save_images(tmp_path / "run" / "noise", noise)
     Image.new("L", (100, 68)).save(tmp_path / "run" / "grid.png")
-    lines = judge(JudgeConfig(str(tmp_path / "run"), str(trained))).splitlines()
-    assert lines[0].split() == ["folder", "images", "above", "0.9", "mean", *"0123456789", "none"]
-    assert lines[1].split()[:2] == ["bars", "20"]
-    assert lines[2].split() == ["noise", "6", "0.0%", lines[2].split()[3], *"0000000000", "6"]
-    assert lines[3].startswith("real test digits     100")
-    assert lines[4] == "images of another size, left out: 1"
+    lines = judge(JudgeConfig(str(tmp_path / "run"), str(trained), str(tmp_path / "no.npz"))).splitlines()
+    head, _, first, second, real = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:5])
+    assert head == ["folder", "images", "above 0.9", "mean", "Fréchet", *"0123456789", "none"]
+    assert first[:2] == ["bars", "20"]
+    assert second == ["noise", "6", "0.0%", second[3], "", *"0000000000", "6"]
+    assert real[:2] == ["real test digits", "100"]
+    assert lines[6].startswith("no Fréchet distances, for want of real digits: data must be mnist,")
+    assert lines[7:] == ["images of another size, left out: 1"]
 
 
 def test_a_judgement_counts_the_confident_images_of_each_class(network):

@@ -1,0 +1,104 @@
+"""The Fréchet distance between two sets of images, in the features of the classifier of digits.
+
+The distance is that of FID, the features are not: FID is defined on those of one Inception network. Figures for other
+features, or for sets of other sizes (small sets lie further away), do not compare.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from configs import InputError
+from experiments.classifier import Classifier, predict
+from experiments.data import ArrayImages, Images
+from experiments.images import to_uint8
+
+
+class FeatureStatistics:
+    """Count, mean and covariance, in float64, of features that come in batches of any size."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(width)  # (width,)
+        self._scatter = np.zeros((width, width))  # sum of (x - mean)(x - mean)ᵀ
+
+    @property
+    def width(self) -> int:
+        return len(self.mean)
+
+    @property
+    def cov(self) -> np.ndarray:
+        """The unbiased covariance, as np.cov -> (width, width). Raises InputError for fewer than 2 samples."""
+        if self.count < 2:
+            raise InputError(f"a covariance needs at least 2 samples, not {self.count}")
+        return self._scatter / (self.count - 1)
+
+    def update(self, features: Tensor) -> None:
+        """Adds features (N, width). Raises InputError for another shape, and for NaN or infinity."""
+        x = features.detach().double().cpu().numpy()
+        if x.ndim != 2 or x.shape[1] != self.width:
+            raise InputError(f"features must be (N, {self.width}), not {x.shape}")
+        if not np.isfinite(x).all():
+            raise InputError("features must be finite, but some are NaN or infinite")
+        if len(x):
+            mean = x.mean(0)
+            self._add(len(x), mean, (x - mean).T @ (x - mean))
+
+    def merge(self, other: FeatureStatistics) -> None:
+        """Adds the samples of `other`. Raises InputError where their features are of another width."""
+        _check_widths(self, other)
+        if other.count:
+            self._add(other.count, other.mean, other._scatter)
+
+    def _add(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        """The parallel update of Chan, Golub and LeVeque (1979), which never subtracts large sums."""
+        total = self.count + count
+        difference = mean - self.mean
+        self._scatter = self._scatter + scatter + np.outer(difference, difference) * (self.count * count / total)
+        self.mean = self.mean + difference * (count / total)
+        self.count = total
+
+
+def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    """|μa - μb|² + tr(Sa + Sb - 2 (Sa Sb)^½) (Dowson and Landau 1982), squared as FID is.
+
+    Sa Sb = A Aᵀ B Bᵀ has the eigenvalues of (Aᵀ B)(Aᵀ B)ᵀ, so tr (Sa Sb)^½ is the sum of the singular values of Aᵀ B:
+    real, and defined for singular covariances, unlike the square root of a matrix that is not symmetric.
+    Raises InputError for fewer than 2 samples and for features of different widths.
+    """
+    _check_widths(a, b)
+    root = np.linalg.svd(_factor(a.cov).T @ _factor(b.cov), compute_uv=False).sum()
+    distance = np.square(a.mean - b.mean).sum() + np.trace(a.cov) + np.trace(b.cov) - 2 * root
+    return max(0.0, float(distance))  # rounding can leave equal sets a little below 0
+
+
+def image_statistics(network: Classifier, images: Images) -> FeatureStatistics:
+    """The statistics of a set of images, as `open_images` gives it, in the features of `network`."""
+    statistics = FeatureStatistics(network.config.features)
+    statistics.update(predict(network, images).features)
+    return statistics
+
+
+def sample_statistics(network: Classifier, samples: Tensor) -> FeatureStatistics:
+    """The statistics of samples (N, 1, resolution, resolution) in [-1, 1], rounded to 8 bits as in their PNG files.
+
+    Raises InputError for another shape, and for NaN or infinity, which rounding would hide.
+    """
+    side = network.config.resolution
+    if samples.ndim != 4 or samples.shape[1:] != (1, side, side) or not len(samples):
+        raise InputError(f"samples must be (N, 1, {side}, {side}) with N > 0, not {tuple(samples.shape)}")
+    if not samples.isfinite().all():
+        raise InputError("samples must be finite, but some of their values are NaN or infinite")
+    return image_statistics(network, ArrayImages(to_uint8(samples).cpu()))
+
+
+def _factor(cov: np.ndarray) -> np.ndarray:
+    """A with A Aᵀ = cov, which is symmetric and has no eigenvalues below 0 but for rounding."""
+    values, vectors = np.linalg.eigh(cov)
+    return vectors * np.sqrt(values.clip(min=0))
+
+
+def _check_widths(a: FeatureStatistics, b: FeatureStatistics) -> None:
+    if a.width != b.width:
+        raise InputError(f"features of {a.width} dimensions cannot be compared with features of {b.width}")
