@@ -3,15 +3,27 @@
 from caching.adapter import DiffusersUNet
 from caching.cost import Macs, PassCosts, pass_costs
 from caching.denoiser import CachedDenoiser
-from caching.forecast import Forecaster, Reuse
-from caching.plan import Depth, Plan, cached_branches, describe, full_evals
-from caching.policies import POLICIES, Explicit, NoCache, Nonuniform, Policy, Uniform, make_policy, register
+from caching.forecast import (
+    FORECASTERS,
+    Fitted,
+    Forecaster,
+    Lagrange,
+    Moment,
+    Reuse,
+    Taylor,
+    make_forecaster,
+    register_forecaster,
+)
+from caching.plan import NULL, Depth, Plan, cached_branches, describe, full_evals, refreshed
+from caching.policies import POLICIES, Explicit, Nested, NoCache, Nonuniform, Policy, Uniform, make_policy, register
+from caching.saved import PlanFile, SavedPlan, load_plan
 from caching.store import FeatureStore
 
 __all__ = [
-    "POLICIES", "Explicit", "NoCache", "Nonuniform", "Policy", "Uniform", "make_policy", "register",
-    "Depth", "Plan", "cached_branches", "describe", "full_evals",
-    "FeatureStore", "Forecaster", "Reuse",
+    "POLICIES", "Explicit", "Nested", "NoCache", "Nonuniform", "Policy", "Uniform", "make_policy", "register",
+    "NULL", "Depth", "Plan", "cached_branches", "describe", "full_evals", "refreshed",
+    "FORECASTERS", "Fitted", "Forecaster", "Lagrange", "Moment", "Reuse", "Taylor", "make_forecaster",
+    "register_forecaster", "FeatureStore",
     "CachedDenoiser", "DiffusersUNet",
-    "Macs", "PassCosts", "pass_costs",
+    "Macs", "PassCosts", "pass_costs", "PlanFile", "SavedPlan", "load_plan",
 ]  # fmt: skip

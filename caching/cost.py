@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caching.plan import Depth, Plan
+from caching.plan import NULL, Depth, Plan
 from models import UNet, UNetConfig
 from models.attention import Attend
 
@@ -52,6 +52,9 @@ class PassCosts:
     partial: tuple[Macs, ...]
 
     def of(self, depth: Depth) -> Macs:
+        """The cost of one evaluation; a null step's is none."""
+        if depth == NULL:
+            return Macs()
         return self.full if depth is None else self.partial[depth]
 
     def average(self, plan: Plan, count: Callable[[Macs], int]) -> float:

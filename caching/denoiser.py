@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from caching.forecast import Forecaster, Reuse, combine
-from caching.plan import Depth, Plan, cached_branches, check_plan
+from caching.forecast import Forecaster, Lagrange, Moment, combine
+from caching.plan import NULL, Depth, Plan, cached_branches, check_plan, refreshed
 from caching.policies import Policy
 from caching.store import FeatureStore
 from configs import InputError
@@ -17,29 +19,39 @@ class CachedDenoiser:
 
     `begin(num_evals)` starts a trajectory; each call is then one network evaluation:
 
-        cached = CachedDenoiser(unet, Uniform(interval=5, branch=2))
+        cached = CachedDenoiser(unet, Uniform(interval=5, branch=2), Reuse())
         cached.begin(sampler.num_evals)
         for step in sampler.sample(cached, x, noise): ...
 
     A full pass fills the store; a partial pass at branch b takes the forecast of what enters up[b] and refreshes, for
-    nothing, the stored features of the cached branches outside b.
+    nothing, the stored features of the cached branches outside b. A null step calls no network: its output is the
+    forecast of the stored outputs.
+
+    forecaster: None is the best for most plans, see README; Reuse() is the paper's.
     """
 
     def __init__(self, unet: UNet, policy: Policy, forecaster: Forecaster | None = None) -> None:
         self.unet, self.policy = unet, policy
-        self.forecaster = forecaster or Reuse()
+        self.forecaster = forecaster or Lagrange()
         self.store = FeatureStore(self.forecaster.history)
         self.plan: Plan = ()
+        self._moments: list[Moment] = []
         self._branches: tuple[int, ...] = ()
         self._trace: list[Depth] = []
 
-    def begin(self, num_evals: int) -> None:
+    def begin(self, num_evals: int, log_snr: Sequence[float] | None = None) -> None:
         """Starts a trajectory of `num_evals` network evaluations; nothing of an earlier one can be read again.
 
+        log_snr: ln(ᾱ/(1-ᾱ)) at every evaluation (Sampler.eval_log_snr), for forecasters that ask for it.
         Raises InputError where the policy has no plan for it or the plan does not fit the network.
         """
         self.plan = self.policy.plan(num_evals)
         check_plan(self.plan, num_evals, self.unet.num_branches)
+        if log_snr is not None and len(log_snr) != num_evals:
+            raise InputError(f"log_snr has {len(log_snr)} entries for {num_evals} network evaluations")
+        self._moments = [Moment(i) for i in range(num_evals)]
+        if log_snr is not None:
+            self._moments = [Moment(i, value) for i, value in enumerate(log_snr)]
         self._branches = cached_branches(self.plan)
         self._trace = []
         self.store.reset()
@@ -60,13 +72,24 @@ class CachedDenoiser:
                              "before the next one")  # fmt: skip
         depth = self.plan[now]
         feature = None if depth is None else self._forecast(depth, now)
-        taps = self._branches if depth is None else [branch for branch in self._branches if branch < depth]
-        eps, tapped = self.unet(x, t, cond, branch=depth, feature=feature, taps=taps)
-        for branch, entering in tapped.items():
-            self.store.write(branch, entering, now)
+        eps = self._null_step(feature) if depth == NULL else self._pass(x, t, cond, depth, feature)
         self._trace.append(depth)
         return eps
 
+    def _pass(self, x: Tensor, t: Tensor, cond: Tensor | None, depth: Depth, feature: Tensor | None) -> Tensor:
+        fresh = refreshed(self._branches, depth)
+        taps = [branch for branch in fresh if branch != NULL]
+        eps, kept = self.unet(x, t, cond, branch=depth, feature=feature, taps=taps)
+        if NULL in fresh:
+            kept = {**kept, NULL: eps}
+        for branch, entering in kept.items():
+            self.store.write(branch, entering, len(self._trace))
+        return eps
+
+    def _null_step(self, output: Tensor) -> Tensor:
+        return output.clone()  # what is reused as it is lies in the store; multistep samplers keep what they get
+
     def _forecast(self, branch: int, now: int) -> Tensor:
-        stored, features = self.store.read(branch)
-        return combine(self.forecaster.weights(stored, now), features)
+        evaluations, features = self.store.read(branch)
+        stored = [self._moments[evaluation] for evaluation in evaluations]
+        return combine(self.forecaster.weights(stored, self._moments[now], branch), features)

@@ -2,43 +2,212 @@
 
 A forecaster returns scalars, one per stored feature; the feature that enters the network is their linear combination.
 So every forecaster runs through one code path, and whatever is linear in the feature can be forecast instead of it.
+To add one, write a frozen dataclass and register it; its fields are its settings in a configuration file:
+
+    @register_forecaster("mean")
+    @dataclass(frozen=True)
+    class Mean:
+        history: int = 2
+
+        def weights(self, stored, now, branch):
+            return [1 / len(stored)] * len(stored)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
+
+import configs
+from configs import InputError
+
+
+class Moment(NamedTuple):
+    """When a network evaluation happens."""
+
+    evaluation: int  # counted from the noisy end
+    log_snr: float = math.nan  # ln(ᾱ / (1 - ᾱ)) there; nan where begin() was not told
 
 
 class Forecaster(Protocol):
     """Weighs the features that a branch has stored."""
 
-    history: int  # how many features it wants kept
+    @property
+    def history(self) -> int:
+        """How many features it wants kept."""
+        ...
 
-    def weights(self, stored: Sequence[int], now: int) -> Sequence[float]:
-        """One weight per stored feature. stored: the evaluations they come from, newest first (at most `history`,
-        fewer early in a trajectory); now: the evaluation they are forecast for."""
+    def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
+        """One weight per stored feature of `branch`. stored: when they were made, newest first (at most `history`,
+        fewer early in a trajectory); now: when they are forecast for. Branch NULL stores the network's output."""
         ...
 
 
+FORECASTERS: dict[str, type[Forecaster]] = {}
+
+F = TypeVar("F", bound=type)
+
+
+def register_forecaster(name: str) -> Callable[[F], F]:
+    """Makes a forecaster available to configuration files under `name`."""
+
+    def add(forecaster: F) -> F:
+        FORECASTERS[name] = forecaster
+        return forecaster
+
+    return add
+
+
+def make_forecaster(settings: Mapping[str, Any]) -> Forecaster:
+    """The forecaster of a mapping with its `name` and its fields. Raises InputError as make_policy does."""
+    settings = dict(settings)
+    name = str(settings.pop("name", "reuse"))
+    configs.one_of(name, FORECASTERS, "the forecaster")
+    cls = FORECASTERS[name]
+    configs.check_keys(settings, [field.name for field in fields(cls)], f"the forecaster {name!r}")
+    return configs.parse(cls, settings, where=f"the forecaster {name!r}")
+
+
+@register_forecaster("reuse")
 @dataclass(frozen=True)
 class Reuse:
     """The last feature as it is (Ma et al. 2023)."""
 
-    history: int = 1
+    @property
+    def history(self) -> int:
+        return 1
 
-    def weights(self, stored: Sequence[int], now: int) -> Sequence[float]:
+    def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
         return [1.0]
+
+
+@register_forecaster("lagrange")
+@dataclass(frozen=True)
+class Lagrange:
+    """The polynomial of degree `order` through the last order + 1 features, read now; a lower degree while there are
+    fewer. Order 1 is linear extrapolation, order 0 reuse.
+
+    clock: what the polynomial is in: `evaluation` (the step index) or `log_snr`.
+    """
+
+    order: int = 2
+    clock: str = "evaluation"
+
+    def __post_init__(self) -> None:
+        _check(self.order, self.clock)
+
+    @property
+    def history(self) -> int:
+        return self.order + 1
+
+    def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
+        # w_k = Π_{j≠k} (t - t_j) / (t_k - t_j)
+        times, kept = distinct(stored, self.clock)
+        t = time_of(now, self.clock)
+        weights = [0.0] * len(stored)
+        for k in kept:
+            weights[k] = math.prod((t - times[j]) / (times[k] - times[j]) for j in kept if j != k)
+        return weights
+
+
+@register_forecaster("taylor")
+@dataclass(frozen=True)
+class Taylor:
+    """Taylor's polynomial at the last feature, derivatives from repeated backward differences (Liu et al. 2025,
+    TaylorSeer, eq. 7); equals Lagrange at order 1.
+
+    clock: as in Lagrange.
+    """
+
+    order: int = 1
+    clock: str = "evaluation"
+
+    def __post_init__(self) -> None:
+        _check(self.order, self.clock)
+
+    @property
+    def history(self) -> int:
+        return self.order + 1
+
+    def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
+        # F(t) = Σ_i F⁽ⁱ⁾ (t - t_0)ⁱ / i!, with F⁽ⁱ⁾(t_k) = (F⁽ⁱ⁻¹⁾(t_k) - F⁽ⁱ⁻¹⁾(t_k+1)) / (t_k - t_k+1)
+        times, kept = distinct(stored, self.clock)
+        ahead = time_of(now, self.clock) - times[kept[0]]
+        derivatives = [{k: 1.0} for k in kept]  # each as its weights over the stored features
+        weights = [0.0] * len(stored)
+        for i in range(len(kept)):
+            for k, value in derivatives[0].items():
+                weights[k] += value * ahead**i / math.factorial(i)
+            derivatives = [
+                _difference(newer, older, times[kept[m]] - times[kept[m + 1]])
+                for m, (newer, older) in enumerate(itertools.pairwise(derivatives))
+            ]
+        return weights
+
+
+@register_forecaster("fitted")
+@dataclass(frozen=True)
+class Fitted:
+    """Weights fitted by calibration (experiments/calibration), one list for every forecast that a plan makes.
+
+    table: "evaluation:branch" -> the weights of the stored features, newest first. A plan file holds it.
+    """
+
+    table: dict[str, list[float]]
+
+    @property
+    def history(self) -> int:
+        return max((len(weights) for weights in self.table.values()), default=1)
+
+    def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
+        """Raises InputError for a forecast that was not fitted: another plan's weights mean nothing."""
+        weights = self.table.get(f"{now.evaluation}:{branch}")
+        if weights is None or len(weights) > len(stored):
+            raise InputError(f"no weights were fitted for evaluation {now.evaluation} at branch {branch} with "
+                             f"{len(stored)} stored features; use them with the plan they were fitted to")  # fmt: skip
+        return [*weights, *[0.0] * (len(stored) - len(weights))]
+
+
+CLOCKS = ("evaluation", "log_snr")
+
+
+def time_of(moment: Moment, clock: str) -> float:
+    """A moment on a clock. Raises InputError where log-SNR is asked for and was not given."""
+    if clock == "evaluation":
+        return float(moment.evaluation)
+    if math.isnan(moment.log_snr):
+        raise InputError("a forecast in log_snr needs begin(num_evals, log_snr), e.g. with sampler.eval_log_snr")
+    return moment.log_snr
+
+
+def distinct(stored: Sequence[Moment], clock: str) -> tuple[list[float], list[int]]:
+    """Their times, and the indices of those that can be told apart (of equal times the newest): quadratic spacing and
+    PLMS visit timesteps twice."""
+    times = [time_of(moment, clock) for moment in stored]
+    return times, [k for k, t in enumerate(times) if t not in times[:k]]
 
 
 def combine(weights: Sequence[float], features: Sequence[Tensor]) -> Tensor:
     """Σ w_k F_k. A feature taken as it is comes back itself, without a copy or a rounding."""
-    if list(weights) == [1.0]:
+    if weights[0] == 1 and not any(weights[1:]):
         return features[0]
     total = features[0] * weights[0]
     for weight, feature in zip(weights[1:], features[1:], strict=True):
-        total = total.add_(feature, alpha=weight)
+        if weight:
+            total = total.add_(feature, alpha=weight)
     return total
+
+
+def _difference(newer: Mapping[int, float], older: Mapping[int, float], apart: float) -> dict[int, float]:
+    return {k: (newer.get(k, 0.0) - older.get(k, 0.0)) / apart for k in {*newer, *older}}
+
+
+def _check(order: int, clock: str) -> None:
+    if not 0 <= order <= 3:
+        raise InputError(f"a forecaster's order must lie in 0..3, not {order}")
+    configs.one_of(clock, CLOCKS, "the clock")

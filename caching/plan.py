@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 from configs import InputError
 
-# How deep one evaluation runs: None is a full pass, b a partial pass at branch b.
+# How deep one evaluation runs: None is a full pass, b a partial pass at branch b. NULL, outside of branch 0, runs
+# nothing: the network's output itself is forecast (a null step).
 Depth = int | None
 Plan = tuple[Depth, ...]
+NULL = -1
 
 
 def partial_between(full: Iterable[int], branch: int, num_evals: int) -> Plan:
@@ -29,19 +31,26 @@ def check_plan(plan: Plan, num_evals: int, num_branches: int) -> None:
     if plan and plan[0] is not None:
         raise InputError("the first evaluation must be a full pass: there is no feature to reuse yet")
     for i, depth in enumerate(plan):
-        if depth is not None and not 0 <= depth < num_branches:
-            raise InputError(f"evaluation {i} is planned at branch {depth}, but this network has branches "
-                             f"0 (outermost) to {num_branches - 1}")  # fmt: skip
+        if depth is not None and not NULL <= depth < num_branches:
+            raise InputError(f"evaluation {i} is planned at branch {depth}, but this network has branches 0 (outermost)"
+                             f" to {num_branches - 1}, and {NULL} for a null step")  # fmt: skip
 
 
 def cached_branches(plan: Plan) -> tuple[int, ...]:
-    """The branches at which a feature must be kept, outermost first."""
+    """The branches at which a feature must be kept, outermost first; NULL among them keeps the output."""
     return tuple(sorted({depth for depth in plan if depth is not None}))
 
 
+def refreshed(branches: Iterable[int], depth: Depth) -> tuple[int, ...]:
+    """Those of the cached `branches` whose feature a pass of this depth makes anew: all by a full pass, those
+    outside b by a partial pass at b, none by a null step."""
+    return tuple(branch for branch in branches if depth is None or branch < depth)
+
+
 def describe(plan: Plan) -> str:
-    """A plan as people read it: F for a full pass, the branch number for a partial one, repeats counted."""
-    words = ["F" if depth is None else str(depth) for depth in plan]
+    """A plan as people read it: F for a full pass, the branch number for a partial one, - for a null step, repeats
+    counted."""
+    words = ["F" if depth is None else "-" if depth == NULL else str(depth) for depth in plan]
     runs: list[list] = []
     for word in words:
         if runs and runs[-1][0] == word:

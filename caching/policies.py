@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 import configs
-from caching.plan import Depth, Plan, partial_between
+from caching.plan import NULL, Depth, Plan, partial_between
 from configs import InputError
 
 
@@ -52,11 +52,14 @@ def register(name: str) -> Callable[[P], P]:
 def make_policy(settings: Mapping[str, Any]) -> Policy:
     """The policy of a mapping with its `name` and its fields.
 
+    A name that ends with .json is a plan file: short for name=plan file=NAME.
     Raises InputError for an unknown policy, a field that it does not have (naming the nearest), and a missing or
     wrong value.
     """
     settings = dict(settings)
     name = str(settings.pop("name", "none"))
+    if name.endswith(".json"):
+        name, settings = "plan", {"file": name} | settings
     configs.one_of(name, POLICIES, "the policy")
     cls = POLICIES[name]
     configs.check_keys(settings, [field.name for field in fields(cls)], f"the policy {name!r}")
@@ -117,13 +120,51 @@ class Nonuniform:
         return partial_between(full, self.branch, num_evals)
 
 
+@register("nested")
+@dataclass(frozen=True)
+class Nested:
+    """Every cached branch is refreshed at a rate of its own: deep ones seldom, shallow ones often.
+
+    branches: the cached branches, outermost first; -1 caches the network's output, which makes null steps between its
+      refreshes.
+    refresh: for each branch its interval N (every N-th evaluation from the first), or the list of its evaluations.
+
+    A pass entered at branch b makes all cached branches outside b anew. So at each evaluation the network is entered at
+    the first branch inside all that are due, and runs in full where the innermost one is; where none is due it is
+    entered at the outermost. One branch is Uniform, or with a list any schedule at all.
+    """
+
+    branches: list[int]
+    refresh: list[Any]
+
+    def __post_init__(self) -> None:
+        if not self.branches or sorted(set(self.branches)) != list(self.branches) or self.branches[0] < NULL:
+            raise InputError(f"branches must ascend from the outermost, -1 at the least, not {list(self.branches)}")
+        if len(self.refresh) != len(self.branches):
+            raise InputError(f"refresh needs one interval or list for each of the {len(self.branches)} branches, not "
+                             f"{len(self.refresh)}")  # fmt: skip
+        for item in self.refresh:
+            if isinstance(item, int):
+                _check_interval(item)
+            elif not isinstance(item, list) or not all(isinstance(i, int) and i >= 0 for i in item):
+                raise InputError(f"a branch is refreshed at an interval or a list of evaluations, not at {item!r}")
+
+    def plan(self, num_evals: int) -> Plan:
+        due = [set(range(0, num_evals, item)) if isinstance(item, int) else {0, *item} for item in self.refresh]
+        outside = max(i for item in due for i in item)
+        if outside >= num_evals:
+            raise InputError(f"refresh {outside} is not an evaluation; the sampler makes 0..{num_evals - 1}")
+        entries: list[Depth] = [*self.branches, None]
+        return tuple(entries[max((k + 1 for k, at in enumerate(due) if i in at), default=0)] for i in range(num_evals))
+
+
 @register("explicit")
 @dataclass(frozen=True)
 class Explicit:
     """A plan written out: either the evaluations that run in full, or every entry.
 
     full: indices of full passes; the others are partial at `branch`.
-    entries: one per evaluation, null (full) or a branch.
+    entries: one per evaluation, null (full), a branch, or -1 (a null step).
     """
 
     full: list[int] | None = None

@@ -56,7 +56,7 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
     where: what is being read, for the error sentence ("configs/mnist32.yaml", "the checkpoint's metadata"); one for
       all layers, or one for each.
     A free-form mapping with a `name` (a policy, say) is replaced by a later layer that gives another name: the
-    settings of one thing mean nothing to another.
+    settings of one thing mean nothing to another. The name alone stands for a mapping of nothing else.
     Raises InputError for a key the schema does not have (naming the nearest one), a value of the wrong type and a
     missing value.
     """
@@ -64,7 +64,9 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
     _set_writable(merged)
     free_form = {key for key, hint in get_type_hints(schema).items() if get_origin(hint) is dict}
     places = [where] * len(layers) if isinstance(where, str) else where
-    for layer, place in zip(layers, places, strict=True):
+    for given, place in zip(layers, places, strict=True):
+        short = {key: {"name": given[key]} for key in free_form & given.keys() if isinstance(given[key], str)}
+        layer = {**given, **short}
         leaves = list(_leaves(schema, layer, place))
         for key in free_form & layer.keys():
             name = merged[key].get("name")

@@ -1,17 +1,53 @@
-"""Settings written as lists stand for every combination: interval: [3, 5] and branch: [0, 1] are four policies."""
+"""What is compared: policies with their forecasters.
+
+Settings written as lists stand for every combination: interval: [3, 5] and branch: [0, 1] are four policies.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from caching import POLICIES
+from caching import FORECASTERS, POLICIES, Forecaster, NoCache, PlanFile, Policy, Reuse, make_forecaster, make_policy
 
 
-def expand_policy(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One mapping per combination of the list-valued settings that are single values in the policy itself."""
-    cls = POLICIES.get(str(settings.get("name", "none")))
+class Strategy(NamedTuple):
+    """One way to run the network: how deep, and with which forecast."""
+
+    name: str
+    policy: Policy
+    forecaster: Forecaster
+
+
+UNCACHED = Strategy("uncached", NoCache(), Reuse())
+
+
+def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any]) -> list[Strategy]:
+    """One strategy per combination of list-valued settings. A plan file brings its own forecaster.
+
+    Raises InputError as make_policy and make_forecaster do.
+    """
+    made = []
+    for settings in expand(policy, POLICIES):
+        chosen = make_policy(settings)
+        if isinstance(chosen, PlanFile):
+            made.append(Strategy(f"plan {Path(chosen.file).stem}", chosen, chosen.forecaster))
+            continue
+        if isinstance(chosen, NoCache):  # which forecasts nothing
+            made.append(Strategy(label(settings), chosen, Reuse()))
+            continue
+        for words in expand(forecaster, FORECASTERS):
+            forecast = make_forecaster(words)
+            name = label(settings) if isinstance(forecast, Reuse) else f"{label(settings)} {label(words)}"
+            made.append(Strategy(name, chosen, forecast))
+    return made
+
+
+def expand(settings: Mapping[str, Any], known: Mapping[str, type]) -> list[dict[str, Any]]:
+    """One mapping per combination of the list-valued settings that are single values in the class of that name."""
+    cls = known.get(str(settings.get("name")))
     hints = get_type_hints(cls) if cls else {}
     axes = []
     for key, value in settings.items():
@@ -26,9 +62,9 @@ def label(settings: Mapping[str, Any]) -> str:
     return " ".join([str(settings.get("name", "none")), *words])
 
 
-def folder_name(settings: Mapping[str, Any]) -> str:
-    """The same, fit for a file system."""
-    return label(settings).replace(" ", "-").replace("=", "")
+def folder_name(name: str) -> str:
+    """A strategy's name, fit for a file system."""
+    return name.replace(" ", "-").replace("=", "").replace("/", "-")
 
 
 def _takes_list(hint: Any) -> bool:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import configs
 import models
-from caching import CachedDenoiser, Policy
+from caching import CachedDenoiser
 from configs import InputError
+from experiments.grid import Strategy
 from models import ClassEmbedder, Parts, TextEncoder
 from samplers import ConditionalDenoiser, Denoiser, ImageNoise, guide
 
@@ -73,10 +74,10 @@ class Pipeline:
     def is_guided(self) -> bool:
         return self.config.guidance.scale != 1
 
-    def cached(self, policy: Policy) -> list[CachedDenoiser]:
-        """The U-Net under `policy`; twice, with a store each, where guidance makes two calls."""
+    def cached(self, strategy: Strategy) -> list[CachedDenoiser]:
+        """The U-Net under `strategy`; twice, with a store each, where guidance makes two calls."""
         calls = self.config.guidance.calls if self.is_guided else 1
-        return [CachedDenoiser(self.unet, policy) for _ in range(calls)]
+        return [CachedDenoiser(self.unet, strategy.policy, strategy.forecaster) for _ in range(calls)]
 
     def noise(self, seeds: Sequence[int]) -> ImageNoise:
         return ImageNoise(seeds, self.shape, self.device)

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from caching import NoCache, make_policy, pass_costs
+from caching import PlanFile, pass_costs
 from configs import InputError
 from experiments.comparison import save_comparison
-from experiments.grid import expand_policy, folder_name, label
+from experiments.grid import UNCACHED, folder_name, strategies
 from experiments.images import save_png, to_uint8
 from experiments.metrics import closeness
 from experiments.model import ModelConfig, model_config, pick_device
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
-from experiments.sampling import Run, sample_policies
+from experiments.sampling import Run, sample_strategies
 from experiments.summary import PolicyRow, Summary
 from models import UNet
 from models.files import write_atomically
@@ -34,6 +34,8 @@ class SampleConfig(PipelineConfig):
     checkpoint: str | None = None  # file, folder, URL, hf://owner/name, published name, random; null: the model's first
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     policy: dict[str, Any] = field(default_factory=lambda: {"name": "none"})  # lists of values are compared
+    # What a cached feature is taken to be now; the paper's is {name: reuse}. A plan file brings its own.
+    forecaster: dict[str, Any] = field(default_factory=lambda: {"name": "lagrange"})
     num_images: int = 16
     batch_size: int = 16
     seed: int = 0  # image i is made from seed + i
@@ -52,23 +54,25 @@ def run(config: SampleConfig) -> Summary:
     """Samples, writes images, grid and summary.json into the output folder -> the summary."""
     model = model_config(config.model)
     device = pick_device(config.device)
-    settings = expand_policy(config.policy)
-    policies = [(label(chosen), make_policy(chosen)) for chosen in settings]
-    folders = [folder_name(chosen) for chosen in settings]
+    chosen = strategies(config.policy, config.forecaster)
     if config.compare:
-        policies.insert(0, ("uncached", NoCache()))
-        folders.insert(0, "uncached")
+        chosen.insert(0, UNCACHED)
     sampler = Sampler(config.sampler, model.diffusion)
     out = output_folder(config)
     checkpoint = config.checkpoint or default_checkpoint(model, config.model)
     pipeline = load_pipeline(checkpoint, config.model, config, device)
 
-    seeds = range(config.seed, config.seed + config.num_images)
-    runs = sample_policies(pipeline, sampler, policies, seeds, config.batch_size)
+    for strategy in chosen:
+        if isinstance(strategy.policy, PlanFile):
+            digest = pipeline.unet.provenance.sha256
+            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps)
 
-    for folder, made in zip(folders, runs, strict=True):
+    seeds = range(config.seed, config.seed + config.num_images)
+    runs = sample_strategies(pipeline, sampler, chosen, seeds, config.batch_size)
+
+    for made in runs:
         for seed, image in zip(seeds, to_uint8(made.images), strict=True):
-            save_png(image, out / folder / f"{seed:06d}.png")
+            save_png(image, out / folder_name(made.name) / f"{seed:06d}.png")
     save_comparison([(made.name, made.images) for made in runs], config.compare, out / "grid.png")
     summary = summarise(config, model, pipeline, sampler, runs, out)
     text = json.dumps(summary.to_json(), indent=2) + "\n"

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import CachedDenoiser, Plan, Policy, cached_branches
+from caching import NULL, CachedDenoiser, Plan, cached_branches
+from experiments.grid import Strategy
 from experiments.pipeline import Pipeline
 from samplers import Sampler
 
 
 @dataclass
 class Run:
-    """What one policy made of the wanted seeds."""
+    """What one strategy made of the wanted seeds."""
 
     name: str
     cached: list[CachedDenoiser]
@@ -35,17 +36,17 @@ def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield seeds[start : start + size]
 
 
-def sample_policies(
-    pipeline: Pipeline, sampler: Sampler, policies: Sequence[tuple[str, Policy]], seeds: Sequence[int], batch_size: int
+def sample_strategies(
+    pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], seeds: Sequence[int], batch_size: int
 ) -> list[Run]:
-    """Samples the same seeds under every policy, batch by batch in turn, so that a machine whose speed drifts drifts
+    """Samples the same seeds under every strategy, batch by batch in turn, so that a machine whose speed drifts drifts
     for all of them alike.
 
     Raises InputError, before anything has been computed, where a policy has no plan for this sampler or network.
     """
-    runs = [Run(name, pipeline.cached(policy)) for name, policy in policies]
+    runs = [Run(strategy.name, pipeline.cached(strategy)) for strategy in chosen]
     for run in runs:
-        run.cached[0].begin(sampler.num_evals)
+        run.cached[0].begin(sampler.num_evals, sampler.eval_log_snr)
     for run in runs:
         warm_up(pipeline, run.cached[0], min(batch_size, len(seeds)))
     with tqdm(total=len(seeds) * len(sampler.table) * len(runs), unit="image step", unit_scale=True) as bar:
@@ -65,7 +66,7 @@ def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence
     denoiser = pipeline.bind(run.cached, seeds)
     start = _time(pipeline.device)
     for cached in run.cached:
-        cached.begin(sampler.num_evals)
+        cached.begin(sampler.num_evals, sampler.eval_log_snr)
     for step in sampler.sample(denoiser, x, noise):
         x = step.x
         bar.update(len(seeds))
@@ -83,7 +84,7 @@ def warm_up(pipeline: Pipeline, cached: CachedDenoiser, batch_size: int) -> None
         batch_size *= 2
     x = torch.zeros(batch_size, *pipeline.shape, device=pipeline.device, dtype=pipeline.dtype)
     t = torch.zeros(batch_size, dtype=torch.long, device=pipeline.device)
-    branches = cached_branches(cached.plan)
+    branches = [branch for branch in cached_branches(cached.plan) if branch != NULL]
     _, tapped = pipeline.unet(x, t, cond, taps=branches)
     for branch in branches:
         pipeline.unet(x, t, cond, branch=branch, feature=tapped[branch])

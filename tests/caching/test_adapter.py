@@ -12,7 +12,7 @@ from tiny_pipelines import PROMPT, SD_DIFFUSION, ddpm_unet, ours, sampler_config
 
 import caching.adapter
 import models
-from caching import CachedDenoiser, DiffusersUNet, Explicit, NoCache, Uniform
+from caching import CachedDenoiser, DiffusersUNet, Explicit, NoCache, Reuse, Uniform
 from configs import InputError
 from samplers import DiffusionConfig, Sampler, SamplerConfig, guide
 
@@ -52,7 +52,7 @@ def sample_pixels(name, network, policy=None, steps=12):
     pipeline, its_scheduler = PIXEL_PIPELINES[name]
     pipe = pipeline(unet=network, scheduler=its_scheduler())
     if policy is not None:
-        pipe.unet = DiffusersUNet(CachedDenoiser(network, policy), pipe)
+        pipe.unet = DiffusersUNet(CachedDenoiser(network, policy, Reuse()), pipe)
     pipe.set_progress_bar_config(disable=True)
     clipped = {"use_clipped_model_output": True} if name == "ddim" else {}  # as samplers.ddim with clip
     run = pipe(batch_size=2, generator=generator(), num_inference_steps=steps, output_type="np", **clipped)
@@ -78,7 +78,7 @@ def test_pixel_pipelines_run_cached_as_our_own_samplers_do(pixels, name):
     draws = generator()
     noise = lambda: torch.randn(2, 3, 16, 16, generator=draws)  # noqa: E731  (the pipeline's own stream)
     sampler = Sampler(SamplerConfig(name=name, steps=12, spacing="leading", clip=True), DIFFUSION)
-    denoiser = CachedDenoiser(our, policy)
+    denoiser = CachedDenoiser(our, policy, Reuse())
     denoiser.begin(sampler.num_evals)
     *_, last = sampler.sample(denoiser, noise(), noise)
     assert_same(got, (last.x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1))
@@ -94,7 +94,7 @@ def cached_pipe(latents, name, policy):
     """A Stable Diffusion pipeline whose U-Net is our cached one."""
     build, our = latents
     pipe = build(name)
-    pipe.unet = DiffusersUNet(CachedDenoiser(our, policy), pipe)
+    pipe.unet = DiffusersUNet(CachedDenoiser(our, policy, Reuse()), pipe)
     return pipe
 
 
@@ -117,7 +117,7 @@ def test_stable_diffusion_runs_cached_as_our_own_samplers_do(latents, name):
     assert sampler.num_evals == (9 if name == "plms" else 8)  # PNDM evaluates its second timestep twice
     assert pipe.unet.cached.trace == policy.plan(sampler.num_evals)
     cond, uncond = pipe.encode_prompt(PROMPT, "cpu", 1, do_classifier_free_guidance=True)
-    denoiser = CachedDenoiser(our, policy)
+    denoiser = CachedDenoiser(our, policy, Reuse())
     denoiser.begin(sampler.num_evals)
     x = torch.randn(1, 4, 8, 8, generator=generator(), dtype=torch.float64)
     *_, last = sampler.sample(guide(denoiser, cond, uncond, scale=7.5), x, noise=lambda: None)
@@ -186,7 +186,7 @@ def test_any_scheduler_may_drive_it(pixels, scheduler):
 
     reference, our = pixels
     pipe = SimpleNamespace(scheduler=getattr(diffusers, scheduler)())
-    adapter = DiffusersUNet(CachedDenoiser(our, NoCache()), pipe)
+    adapter = DiffusersUNet(CachedDenoiser(our, NoCache(), Reuse()), pipe)
     assert_same(sample(adapter, pipe), sample(reference, pipe))
     assert adapter.cached.trace == (None,) * len(pipe.scheduler.timesteps)
 
@@ -194,7 +194,7 @@ def test_any_scheduler_may_drive_it(pixels, scheduler):
 def adapted(network, policy=None, steps=4):
     pipe = SimpleNamespace(scheduler=DDIMScheduler())
     pipe.scheduler.set_timesteps(steps)
-    return DiffusersUNet(CachedDenoiser(network, policy or Uniform(interval=2, branch=1)), pipe)
+    return DiffusersUNet(CachedDenoiser(network, policy or Uniform(interval=2, branch=1), Reuse()), pipe)
 
 
 @pytest.mark.parametrize("timestep", [750, 750.0, torch.tensor(750), torch.tensor([750]), torch.tensor([750, 750])])

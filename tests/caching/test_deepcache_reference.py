@@ -10,7 +10,7 @@ from public_names import OPENAI_OPTIONS
 from tiny_pipelines import PROMPT, ours, scheduler, stable_diffusion
 
 import configs
-from caching import CachedDenoiser, DiffusersUNet, Explicit, Uniform, full_evals
+from caching import CachedDenoiser, DiffusersUNet, Explicit, Reuse, Uniform, full_evals
 from models import UNetConfig
 
 deepcache = pytest.importorskip("DeepCache", reason="the package DeepCache is not installed")
@@ -48,7 +48,7 @@ def largest_difference(network, pipe, branch, inputs, context):
         theirs = [pipe.unet(x, t, encoder_hidden_states=context).sample for x, t in calls]
     assert was_full == [True, False, False, True][: len(calls)]
 
-    denoiser = CachedDenoiser(network, Uniform(interval=3, branch=branch))
+    denoiser = CachedDenoiser(network, Uniform(interval=3, branch=branch), Reuse())
     denoiser.begin(len(calls))
     our = [denoiser(x, t.expand(len(x)), context) for x, t in calls]
     x, t = calls[1]
@@ -92,7 +92,7 @@ def sample_theirs(pipe, name, steps, interval, branch):
 
 def sample_ours(pair, name, steps, policy):
     pipe, network = pair
-    theirs, pipe.unet = pipe.unet, DiffusersUNet(CachedDenoiser(network, policy), pipe)
+    theirs, pipe.unet = pipe.unet, DiffusersUNet(CachedDenoiser(network, policy, Reuse()), pipe)
     try:
         return sample(pipe, name, steps), full_evals(pipe.unet.cached.trace)
     finally:

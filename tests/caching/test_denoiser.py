@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import models
-from caching import CachedDenoiser, Explicit, NoCache, Nonuniform, Uniform
+from caching import CachedDenoiser, Explicit, NoCache, Nonuniform, Reuse, Uniform
 from configs import InputError
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 from samplers.sampler import SAMPLERS
@@ -20,12 +20,12 @@ def run(denoiser, evals, x=None, t=T):
 
 def test_no_cache_is_the_network_itself(network, x):
     expected, _ = network(x, T)
-    assert torch.equal(run(CachedDenoiser(network, NoCache()), 1, x)[0], expected)
+    assert torch.equal(run(CachedDenoiser(network, NoCache(), Reuse()), 1, x)[0], expected)
 
 
 @pytest.mark.parametrize("branch", range(6))
 def test_the_same_input_twice_is_bit_for_bit_the_full_pass(network, x, branch):
-    full, partial = run(CachedDenoiser(network, Uniform(interval=2, branch=branch)), 2, x)
+    full, partial = run(CachedDenoiser(network, Uniform(interval=2, branch=branch), Reuse()), 2, x)
     assert torch.equal(full, partial)
 
 
@@ -34,7 +34,7 @@ def test_interval_one_equals_no_cache_exactly(network, sampler):
     solver = Sampler(SamplerConfig(name=sampler, steps=5), DiffusionConfig())
 
     def final(policy):
-        denoiser, noise = CachedDenoiser(network, policy), ImageNoise([1, 2], (3, 16, 16))
+        denoiser, noise = CachedDenoiser(network, policy, Reuse()), ImageNoise([1, 2], (3, 16, 16))
         denoiser.begin(solver.num_evals)
         *_, last = solver.sample(denoiser, noise(), noise)
         return last.x
@@ -48,7 +48,7 @@ def test_interval_one_equals_no_cache_exactly(network, sampler):
 )
 def test_every_policy_drives_every_sampler(network, sampler, policy):
     solver = Sampler(SamplerConfig(name=sampler, steps=8), DiffusionConfig())
-    denoiser, noise = CachedDenoiser(network, policy), ImageNoise([3], (3, 16, 16))
+    denoiser, noise = CachedDenoiser(network, policy, Reuse()), ImageNoise([3], (3, 16, 16))
     denoiser.begin(solver.num_evals)
     for step in solver.sample(denoiser, noise(), noise):
         assert step.x.isfinite().all()
@@ -56,25 +56,25 @@ def test_every_policy_drives_every_sampler(network, sampler, policy):
 
 
 def test_the_feature_comes_from_the_last_full_pass(recorder):
-    run(CachedDenoiser(recorder, Uniform(interval=3, branch=2)), 7)
+    run(CachedDenoiser(recorder, Uniform(interval=3, branch=2), Reuse()), 7)
     assert [call["feature"] for call in recorder.calls] == [None, 0, 0, None, 3, 3, None]
     assert [call["branch"] for call in recorder.calls] == [None, 2, 2, None, 2, 2, None]
 
 
 def test_a_partial_pass_refreshes_the_cached_branches_outside_it(recorder):
     """A nested plan: what enters branch 1 is renewed by passes entered at branch 4, and never the reverse."""
-    run(CachedDenoiser(recorder, Explicit(entries=[None, 1, 4, 1, 4, 1])), 6)
+    run(CachedDenoiser(recorder, Explicit(entries=[None, 1, 4, 1, 4, 1]), Reuse()), 6)
     assert [call["taps"] for call in recorder.calls] == [(1, 4), (), (1,), (), (1,), ()]
     assert [call["feature"] for call in recorder.calls] == [None, 0, 0, 2, 0, 4]
 
 
 def test_nothing_is_tapped_without_a_cache(recorder):
-    run(CachedDenoiser(recorder, NoCache()), 3)
+    run(CachedDenoiser(recorder, NoCache(), Reuse()), 3)
     assert all(call["taps"] == () for call in recorder.calls)
 
 
 def test_a_new_trajectory_never_sees_old_features(recorder):
-    denoiser = CachedDenoiser(recorder, Uniform(interval=2, branch=1))
+    denoiser = CachedDenoiser(recorder, Uniform(interval=2, branch=1), Reuse())
     run(denoiser, 2)
     denoiser.begin(2)
     with pytest.raises(InputError, match="no feature of branch 1"):
@@ -85,15 +85,15 @@ def test_a_new_trajectory_never_sees_old_features(recorder):
 
 
 def test_an_unfinished_trajectory_leaves_nothing_behind(network, x):
-    fresh = run(CachedDenoiser(network, Uniform(interval=2, branch=1)), 4, x)
-    denoiser = CachedDenoiser(network, Uniform(interval=2, branch=1))
+    fresh = run(CachedDenoiser(network, Uniform(interval=2, branch=1), Reuse()), 4, x)
+    denoiser = CachedDenoiser(network, Uniform(interval=2, branch=1), Reuse())
     denoiser.begin(4)
     denoiser(x * 3, T)
     assert all(torch.equal(a, b) for a, b in zip(run(denoiser, 4, x), fresh, strict=True))
 
 
 def test_running_past_the_trajectory_is_an_error(recorder):
-    denoiser = CachedDenoiser(recorder, Uniform(interval=2, branch=1))
+    denoiser = CachedDenoiser(recorder, Uniform(interval=2, branch=1), Reuse())
     with pytest.raises(InputError, match="call begin"):
         denoiser(torch.zeros(1, 3, 16, 16), T[:1])
     run(denoiser, 2)
@@ -102,8 +102,8 @@ def test_running_past_the_trajectory_is_an_error(recorder):
 
 
 def test_the_batch_cannot_change_within_a_trajectory(network):
-    denoiser = CachedDenoiser(network, Uniform(interval=1, branch=1))
-    denoiser = CachedDenoiser(network, Explicit(entries=[None, None, 1]))
+    denoiser = CachedDenoiser(network, Uniform(interval=1, branch=1), Reuse())
+    denoiser = CachedDenoiser(network, Explicit(entries=[None, None, 1]), Reuse())
     denoiser.begin(3)
     denoiser(torch.zeros(2, 3, 16, 16), T)
     with pytest.raises(InputError, match="batch changed shape"):
@@ -114,7 +114,7 @@ def test_the_batch_cannot_change_within_a_trajectory(network):
     ("policy", "sentence"),
     [
         (Uniform(2, branch=6), r"branches 0 \(outermost\) to 5"),
-        (Uniform(2, branch=-1), r"branches 0 \(outermost\) to 5"),
+        (Uniform(2, branch=-2), r"branches 0 \(outermost\) to 5"),
         (Explicit(full=[1], branch=0), "first evaluation must be a full pass"),
         (Explicit(entries=[None, 1]), "2 entries, but the sampler makes 4"),
         (Explicit(full=[0, 9], branch=0), "full pass 9 is not an evaluation"),
@@ -122,12 +122,12 @@ def test_the_batch_cannot_change_within_a_trajectory(network):
 )
 def test_plans_that_do_not_fit_are_refused_before_anything_runs(recorder, policy, sentence):
     with pytest.raises(InputError, match=sentence):
-        CachedDenoiser(recorder, policy).begin(4)
+        CachedDenoiser(recorder, policy, Reuse()).begin(4)
     assert recorder.calls == []
 
 
 def test_cond_reaches_the_network(recorder):
-    denoiser = CachedDenoiser(recorder, NoCache())
+    denoiser = CachedDenoiser(recorder, NoCache(), Reuse())
     denoiser.begin(1)
     denoiser(torch.zeros(1, 3, 16, 16), T[:1], torch.tensor([4]))
     assert recorder.calls[0]["cond"].tolist() == [4]
@@ -141,7 +141,7 @@ def test_cached_ddim_equals_the_released_code(golden, name, tmp_path):
     solver = Sampler(SamplerConfig(steps=gold.config["n"], spacing=spacing), DiffusionConfig(precision="float32"))
     # the released --branch r is branch r + 1
     policy = Uniform(gold.config["cache_interval"], gold.config["branch"] + 1)
-    denoiser = CachedDenoiser(models.load(tmp_path / "model.ckpt"), policy)
+    denoiser = CachedDenoiser(models.load(tmp_path / "model.ckpt"), policy, Reuse())
     denoiser.begin(solver.num_evals)
     x = gold.tensor("xT")
     *_, last = solver.sample(denoiser, x, ImageNoise([0], x.shape[1:]))
@@ -152,7 +152,7 @@ def test_cached_ddim_equals_the_released_code(golden, name, tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_image_i_does_not_depend_on_its_batch(network, batch_size):
     solver = Sampler(SamplerConfig(steps=6, eta=1.0), DiffusionConfig())
-    denoiser = CachedDenoiser(network, Uniform(3, 2))
+    denoiser = CachedDenoiser(network, Uniform(3, 2), Reuse())
 
     def final(seeds):
         noise = ImageNoise(seeds, (3, 16, 16))

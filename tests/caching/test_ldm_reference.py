@@ -3,7 +3,7 @@
 import torch
 
 import models
-from caching import CachedDenoiser, Uniform
+from caching import CachedDenoiser, Reuse, Uniform
 from samplers import DiffusionConfig, Sampler, SamplerConfig, guide
 
 # The golden's network is made as CompVis' class-conditional one, in small.
@@ -26,7 +26,9 @@ def test_cached_guided_ddim_equals_the_released_latent_diffusion_code(golden, tm
     sampler = Sampler(SamplerConfig(steps=settings["S"], offset=1, final="first"), diffusion)
 
     # The released code caches what enters its last output block (`replicate_layer = 0`): branch 0.
-    cached = CachedDenoiser(models.load(tmp_path / "model.ckpt", TINY), Uniform(settings["interval"], branch=0))
+    cached = CachedDenoiser(
+        models.load(tmp_path / "model.ckpt", TINY), Uniform(settings["interval"], branch=0), Reuse()
+    )
     cached.begin(sampler.num_evals)
     denoiser = guide(cached, run.tensor("cond"), run.tensor("uncond"), settings["cfg_scale"])
     *_, last = sampler.sample(denoiser, run.tensor("xT"), no_noise)

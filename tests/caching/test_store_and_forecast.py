@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from caching import CachedDenoiser, FeatureStore, Reuse, Uniform
+from caching import CachedDenoiser, FeatureStore, Moment, Reuse, Uniform
 from caching.forecast import combine
 from configs import InputError
 
@@ -14,7 +14,7 @@ def feature(value, batch=2):
 
 def test_reuse_returns_the_stored_feature_itself():
     stored = feature(1)
-    assert combine(Reuse().weights([0], 3), [stored]) is stored
+    assert combine(Reuse().weights([Moment(0)], Moment(3), 1), [stored]) is stored
 
 
 def test_the_last_features_are_kept_newest_first():
@@ -57,10 +57,10 @@ class Linear:
 
     history = 2
 
-    def weights(self, stored, now):
+    def weights(self, stored, now, branch):
         if len(stored) < 2:
             return [1.0]
-        slope = (now - stored[0]) / (stored[0] - stored[1])
+        slope = (now.evaluation - stored[0].evaluation) / (stored[0].evaluation - stored[1].evaluation)
         return [1 + slope, -slope]
 
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 import configs
-from caching import NoCache, Uniform
+from caching import NoCache, Reuse, Uniform
 from configs import InputError
+from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import GuidanceConfig, Pipeline, PipelineConfig, load_pipeline
 from experiments.run import SampleConfig, run
 from samplers import DiffusionConfig, Sampler, SamplerConfig
@@ -54,7 +55,7 @@ def pipeline(path: str, **settings) -> Pipeline:
 @torch.inference_mode()
 def latents(pipe: Pipeline, seeds, policy=None) -> torch.Tensor:
     sampler = Sampler(STEPS, DiffusionConfig("scaled_linear", 0.0015, 0.0195, precision="rounded"))
-    cached, noise = pipe.cached(policy or NoCache()), pipe.noise(seeds)
+    cached, noise = pipe.cached(Strategy("", policy or NoCache(), Reuse())), pipe.noise(seeds)
     for denoiser in cached:
         denoiser.begin(sampler.num_evals)
     *_, last = sampler.sample(pipe.bind(cached, seeds), noise(), noise)
@@ -99,9 +100,9 @@ def test_one_guided_call_and_two_are_the_same_to_rounding(model, policy):
 
 def test_two_guided_calls_have_a_store_each(model):
     pipe = pipeline(model(CLASSES), guidance=GuidanceConfig(2.0, calls=2))
-    first, second = pipe.cached(Uniform(2, 1))
+    first, second = pipe.cached(Strategy("", Uniform(2, 1), Reuse()))
     assert first.store is not second.store
-    assert len(pipeline(model(CLASSES), guidance=GuidanceConfig(2.0)).cached(NoCache())) == 1
+    assert len(pipeline(model(CLASSES), guidance=GuidanceConfig(2.0)).cached(UNCACHED)) == 1
 
 
 def test_image_i_depends_on_its_seed_alone(model):

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import configs
+from caching import POLICIES
 from configs import InputError
 from experiments.cli import main
-from experiments.grid import expand_policy, folder_name, label
+from experiments.grid import expand, folder_name, label
 from experiments.run import SampleConfig, run
 
 TINY = """
@@ -32,7 +33,8 @@ def tiny(tmp_path: Path) -> str:
 def config_of(tiny: str, tmp_path: Path, **settings) -> SampleConfig:
     layer = {
         "model": tiny, "checkpoint": "random", "sampler": {"steps": 5}, "num_images": 3, "batch_size": 2,
-        "policy": {"name": "uniform", "interval": 3, "branch": 1}, "out": str(tmp_path / "out"), "device": "cpu",
+        "policy": {"name": "uniform", "interval": 3, "branch": 1},
+        "forecaster": {"name": "reuse"}, "out": str(tmp_path / "out"), "device": "cpu",
     }  # fmt: skip
     return configs.parse(SampleConfig, layer | settings, where="test")
 
@@ -111,16 +113,16 @@ def test_a_folder_with_something_else_in_it_is_refused(tiny, tmp_path):
 
 
 def test_lists_stand_for_every_combination():
-    settings = expand_policy({"name": "uniform", "interval": [3, 5], "branch": [0, 1]})
+    settings = expand({"name": "uniform", "interval": [3, 5], "branch": [0, 1]}, POLICIES)
     assert [label(chosen) for chosen in settings] == [
         "uniform interval=3 branch=0", "uniform interval=3 branch=1",
         "uniform interval=5 branch=0", "uniform interval=5 branch=1",
     ]  # fmt: skip
-    assert folder_name(settings[0]) == "uniform-interval3-branch0"
+    assert folder_name(label(settings[0])) == "uniform-interval3-branch0"
 
 
 def test_a_setting_that_is_itself_a_list_stays_whole():
-    assert expand_policy({"name": "explicit", "full": [0, 3], "branch": [0, 1]}) == [
+    assert expand({"name": "explicit", "full": [0, 3], "branch": [0, 1]}, POLICIES) == [
         {"name": "explicit", "full": [0, 3], "branch": 0},
         {"name": "explicit", "full": [0, 3], "branch": 1},
     ]

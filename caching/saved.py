@@ -1,0 +1,98 @@
+"""Plans in files: what calibration found, with all that it was found for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import configs
+from caching.forecast import Forecaster, make_forecaster
+from caching.plan import Plan
+from caching.policies import register
+from configs import InputError
+from models.files import write_atomically
+
+FORMAT = "plan/1"
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """A plan, the forecaster it was made with, and what it was made for: only there do its errors hold."""
+
+    entries: list[Any]  # one per network evaluation: null (full), a branch, or -1 (a null step)
+    forecaster: dict[str, Any]
+    checkpoint: str  # sha256 of the weights; "" for random ones
+    sampler: dict[str, Any]  # its configuration
+    timesteps: list[int]  # of every network evaluation
+    record: dict[str, Any] = field(default_factory=dict)  # how it was found: seeds, errors, MACs
+
+    def __post_init__(self) -> None:
+        if len(self.entries) != len(self.timesteps):
+            raise InputError(f"the plan has {len(self.entries)} entries for {len(self.timesteps)} network evaluations")
+
+    @property
+    def plan(self) -> Plan:
+        return tuple(self.entries)
+
+    def check(self, checkpoint: str, sampler: Mapping[str, Any], timesteps: Sequence[int]) -> None:
+        """Raises InputError where weights, sampler or timesteps are not those the plan was made for."""
+        if self.checkpoint != checkpoint:
+            raise InputError(f"it was made for the weights with sha256 {self.checkpoint[:12] or '(random)'}, not for "
+                             f"{checkpoint[:12] or '(random)'}; calibrate one for these")  # fmt: skip
+        changed = [key for key in sampler if self.sampler.get(key) != sampler[key]]
+        if changed:
+            key = changed[0]
+            raise InputError(f"it was made for sampler.{key}={self.sampler.get(key)}, not {sampler[key]}; sample with "
+                             "its settings, or calibrate one for these")  # fmt: skip
+        if tuple(self.timesteps) != tuple(timesteps):
+            raise InputError("it was made for other timesteps; calibrate one for this noise schedule")
+
+    def save(self, path: str | Path) -> None:
+        text = json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n"
+        write_atomically(Path(path), lambda unfinished: unfinished.write_text(text))
+
+
+def load_plan(path: str | Path) -> SavedPlan:
+    """Raises InputError for a file that is missing, damaged, or no plan."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no plan file {path}; scripts/calibrate.py writes them") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or not a plan file ({error})") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise InputError(f"{path} is not a plan file of scripts/calibrate.py")
+    return configs.parse(SavedPlan, content, where=str(path))
+
+
+@register("plan")
+@dataclass(frozen=True)
+class PlanFile:
+    """The plan in a file that scripts/calibrate.py wrote, with the forecaster it was calibrated with."""
+
+    file: str
+
+    @cached_property
+    def saved(self) -> SavedPlan:
+        return load_plan(self.file)
+
+    @cached_property
+    def forecaster(self) -> Forecaster:
+        return make_forecaster(self.saved.forecaster)
+
+    def plan(self, num_evals: int) -> Plan:
+        if len(self.saved.plan) != num_evals:
+            raise InputError(f"{self.file} is a plan of {len(self.saved.plan)} network evaluations, but the sampler "
+                             f"makes {num_evals}")  # fmt: skip
+        return self.saved.plan
+
+    def check(self, checkpoint: str, sampler: Mapping[str, Any], timesteps: Sequence[int]) -> None:
+        """As SavedPlan.check, naming the file."""
+        try:
+            self.saved.check(checkpoint, sampler, timesteps)
+        except InputError as error:
+            raise InputError(f"{self.file} does not fit: {error}") from error
