@@ -74,30 +74,60 @@ class UNet(nn.Module):
         `branch` or the reverse, and for a cond of another kind than the network's.
         """
         self._check_pass(branch, feature, taps)
-        self._check_cond(cond)
         last = self.num_branches - 1 if branch is None else branch
         emb, context = self.embed(t, cond)
-
-        skips, h = [], x
-        for i in range(last + 1):
-            h = self.down[i](h, emb, context)
-            skips.append(h)
-        h = self.middle(h, emb, context) if branch is None else feature
-        tapped = {}
-        for i in reversed(range(last + 1)):
-            if i in taps:
-                tapped[i] = h
-            h = self.up[i](h, skips[i], emb, context)
-        return self.conv_out(F.silu(self.norm_out(h))), tapped
+        skips = self.descend(x, emb, context, 0, last + 1)
+        h = self.middle(skips[-1], emb, context) if branch is None else feature
+        h, tapped = self.ascend(h, skips, emb, context, taps=taps)
+        return self.head(h), tapped
 
     def embed(self, t: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The embedding (B, 4·channels) that every residual block projects (its SiLU applied), and the context."""
+        """The embedding (B, 4·channels) that every residual block projects (its SiLU applied), and the context.
+
+        Raises InputError for a cond of another kind than the network's.
+        """
+        self._check_cond(cond)
         order = self.config.timestep_embedding
         emb = timestep_embedding(t, self.config.channels, order).to(self.time_in.weight.dtype)
         emb = self.time_out(F.silu(self.time_in(emb)))
         if self.config.num_classes is None:
             return F.silu(emb), cond
         return F.silu(emb + self.label(cond)), None
+
+    # The parts of a pass, for those who look at a skip before they go on: a pass may stop between any two branches.
+
+    def descend(self, h: Tensor, emb: Tensor, context: Tensor | None, start: int, stop: int) -> list[Tensor]:
+        """Runs down[start..stop-1] -> their skips. h: skip start - 1, or x (B, in_channels, H, W) where start is 0."""
+        skips = []
+        for i in range(start, stop):
+            h = self.down[i](h, emb, context)
+            skips.append(h)
+        return skips
+
+    def ascend(
+        self,
+        h: Tensor,
+        skips: Sequence[Tensor],
+        emb: Tensor,
+        context: Tensor | None,
+        stop: int = 0,
+        taps: Sequence[int] = (),
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Runs up[i] from the innermost of `skips` out to `stop` -> what leaves up[stop], {tap: entering feature}.
+
+        h: what enters the innermost; skips: those of the branches stop, stop + 1, …, as `descend` returns them. What
+        leaves up[stop] is what enters up[stop - 1], or the head.
+        """
+        tapped = {}
+        for i in reversed(range(stop, stop + len(skips))):
+            if i in taps:
+                tapped[i] = h
+            h = self.up[i](h, skips[i - stop], emb, context)
+        return h, tapped
+
+    def head(self, h: Tensor) -> Tensor:
+        """What leaves up[0] -> eps (B, out_channels, H, W)."""
+        return self.conv_out(F.silu(self.norm_out(h)))
 
     def _check_pass(self, branch: int | None, feature: Tensor | None, taps: Sequence[int]) -> None:
         inner = self.num_branches - 1

@@ -72,6 +72,20 @@ def test_taps_do_not_change_the_result_and_none_come_unasked(case):
     assert torch.equal(tapped, untapped)
 
 
+def test_a_pass_that_stops_at_any_branch_and_goes_on_is_the_full_pass(case):
+    network, (x, t, cond) = case
+    full, features = network(x, t, cond, taps=range(network.num_branches))
+    emb, context = network.embed(t, cond)
+    for branch in range(network.num_branches):
+        outer = network.descend(x, emb, context, 0, branch + 1)
+        inner = network.descend(outer[-1], emb, context, branch + 1, network.num_branches)
+        deepest = network.middle([*outer, *inner][-1], emb, context)
+        entering, _ = network.ascend(deepest, inner, emb, context, stop=branch + 1)
+        h, _ = network.ascend(entering, outer, emb, context)
+        assert torch.equal(entering, features[branch]), f"branch {branch}"
+        assert torch.equal(network.head(h), full), f"branch {branch}"
+
+
 def test_the_branch_table_states_the_channels_that_flow(case):
     network, inputs = case
     skips = {}
