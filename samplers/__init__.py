@@ -7,8 +7,9 @@
 
 `schedule` says how much signal is left at each training timestep, `spacing` which of them are visited, `timetable` what
 each step goes from and to. `ddim`, `plms`, `dpmpp_2m` and `ddpm` are generators without state of their own: a denoiser,
-x_T and a timetable in, one Step per step out. `guidance` makes one denoiser of two predictions, `noise` gives every
-image a generator of its own. Samplers never hear of caching, which lives in the denoiser.
+x_T and a timetable in, one Step per step out. `guidance` makes one denoiser of two predictions, at every
+evaluation or as a plan says; `noise` gives every image a generator of its own. Samplers never hear of caching, which
+lives in the denoiser.
 
 Coefficients are Python floats, computed in float64; timesteps are on the device before a loop begins, and nothing in
 the loop waits for the device.
@@ -37,7 +38,7 @@ from samplers.contract import ConditionalDenoiser, Denoiser, Noise, Step, eps_on
 from samplers.ddim import ddim
 from samplers.ddpm import ddpm
 from samplers.dpmpp import dpmpp_2m
-from samplers.guidance import guide
+from samplers.guidance import GuidanceConfig, GuidancePlan, guide
 from samplers.noise import ImageNoise
 from samplers.plms import plms
 from samplers.sampler import Sampler, SamplerConfig
@@ -47,6 +48,6 @@ from samplers.timetable import Timetable, timetable
 
 __all__ = [
     "ddim", "ddpm", "dpmpp_2m", "plms", "eps_only", "guide", "space", "split_output", "timetable",
-    "ConditionalDenoiser", "Denoiser", "DiffusionConfig", "ImageNoise", "Noise", "Sampler", "SamplerConfig", "Step",
-    "Timetable",
+    "ConditionalDenoiser", "Denoiser", "DiffusionConfig", "GuidanceConfig", "GuidancePlan", "ImageNoise", "Noise",
+    "Sampler", "SamplerConfig", "Step", "Timetable",
 ]  # fmt: skip

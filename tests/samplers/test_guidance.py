@@ -1,10 +1,13 @@
 """Classifier-free guidance: what the network is called on, and what is made of it."""
 
+import math
+
 import pytest
 import torch
 
 from configs import InputError
-from samplers import DiffusionConfig, Sampler, SamplerConfig, guide
+from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig, guide
+from samplers.sampler import SAMPLERS
 
 LABELS = torch.tensor([3, 7]), torch.tensor([10, 10])
 CONTEXTS = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 5, 4)
@@ -105,3 +108,131 @@ def test_every_sampler_takes_a_guided_denoiser(x_t, draws, name):
 def test_cond_and_uncond_must_have_one_shape(cond, uncond, sentence):
     with pytest.raises(InputError, match=sentence):
         guide(denoiser, cond, uncond, 2.0)
+
+
+def fractional(x, t, cond):
+    """As `denoiser`, but the difference of two conditions depends on x and t too."""
+    return denoiser(x, t, cond) * torch.cos(x + cond.float()[:, None, None, None])
+
+
+EVERYWHERE, FOUR = ("both",) * 4, [torch.tensor([value] * 2) for value in (900, 600, 300, 0)]
+
+
+@pytest.mark.parametrize("uncond_denoiser", [None, fractional])
+def test_a_plan_of_both_everywhere_moves_no_bit(x_t, uncond_denoiser):
+    plain = guide(fractional, *LABELS, 3.0)
+    planned = guide(fractional, *LABELS, 3.0, uncond_denoiser=uncond_denoiser, plan=EVERYWHERE)
+    assert all(torch.equal(planned(x_t, t), plain(x_t, t)) for t in FOUR)
+
+
+@pytest.mark.parametrize("two_calls", [False, True])
+def test_a_held_difference_is_the_last_computed_one(x_t, two_calls):
+    plan = ("both", "held", "both", "held")
+    guided = guide(fractional, *LABELS, 3.0, uncond_denoiser=fractional if two_calls else None, plan=plan)
+    for i, t in enumerate(FOUR):
+        x, then = x_t + i, i - i % 2
+        held = fractional(x_t + then, FOUR[then], LABELS[0]) - fractional(x_t + then, FOUR[then], LABELS[1])
+        expected = fractional(x, t, LABELS[0]) + 2.0 * held
+        assert torch.allclose(guided(x, t), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_where_guidance_is_off_the_prediction_is_the_conditional_one(x_t):
+    guided = guide(fractional, *LABELS, 3.0, plan=("off", "both", "off", "both"))
+    plain = guide(fractional, *LABELS, 3.0)
+    for i, t in enumerate(FOUR):
+        assert torch.equal(guided(x_t, t), plain(x_t, t) if i % 2 else fractional(x_t, t, LABELS[0]))
+
+
+def test_a_plan_calls_the_unconditional_half_only_where_it_says_both(recorder, x_t):
+    cond, uncond = recorder(denoiser), recorder(denoiser)
+    guided = guide(cond, *LABELS, 3.0, uncond_denoiser=uncond, plan=("off", "both", "held", "both"))
+    for t in FOUR:
+        guided(x_t, t)
+    assert cond.timesteps == [900, 600, 300, 0]
+    assert uncond.timesteps == [600, 0]
+
+
+def test_a_held_difference_leaves_the_learned_variance_alone(x_t):
+    def learned(x, t, cond):
+        return torch.cat([denoiser(x, t, cond), torch.sin(x) * cond.float()[:, None, None, None]], dim=1)
+
+    guided = guide(learned, *LABELS, 3.0, plan=("both", "held"))
+    guided(x_t, T)
+    output = guided(x_t + 1, T)
+    assert output.shape[1] == 6
+    assert torch.equal(output[:, 3:], learned(x_t + 1, T, LABELS[0])[:, 3:])
+
+
+def test_running_past_the_guidance_plan_is_an_error(x_t):
+    guided = guide(denoiser, *LABELS, 3.0, plan=("both",))
+    guided(x_t, T)
+    with pytest.raises(InputError, match="plan of 1 network evaluations is over"):
+        guided(x_t, T)
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [(("off", "held", "both"), "holds a difference before"), (("both", "hold"), "did you mean 'held'")],
+)
+def test_plans_that_cannot_be_followed_are_refused(plan, sentence):
+    with pytest.raises(InputError, match=sentence):
+        guide(denoiser, *LABELS, 3.0, plan=plan)
+
+
+SIGMAS = (20.0, 5.0, 4.0, 2.0, 1.0, 0.5, 0.3, 0.1)
+LOG_SNR = [-2 * math.log(sigma) for sigma in SIGMAS]
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan"),
+    [
+        ({}, "both both both both both both both both"),
+        ({"every": 3}, "both held held both held held both held"),
+        ({"interval": [0.4, 4.5]}, "off off both both both both off off"),
+        ({"interval": [0.4, 4.5], "every": 3}, "off off both held held both off off"),
+        ({"interval": [0, math.inf]}, "both both both both both both both both"),
+    ],
+)
+def test_the_plan_follows_from_the_noise_levels(settings, plan):
+    assert GuidanceConfig(2.0, **settings).plan(LOG_SNR) == tuple(plan.split())
+
+
+def test_at_scale_1_guidance_is_off():
+    assert GuidanceConfig().plan(LOG_SNR) == ("off",) * 8
+
+
+def test_an_interval_without_any_evaluation_is_refused():
+    with pytest.raises(InputError, match=r"no network evaluation lies in .*=\[30, 40\].* from 20 to 0\.1"):
+        GuidanceConfig(2.0, interval=[30, 40]).plan(LOG_SNR)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("settings", [{}, {"interval": [0, 1e9]}, {"interval": [0.3, 5.0], "every": 2}])
+def test_every_sampler_makes_as_many_calls_as_the_plan(x_t, draws, recorder, name, settings):
+    """PLMS asks at one timestep twice; ending early or late would raise."""
+    sampler = Sampler(SamplerConfig(name, 6), DiffusionConfig())
+    plan = GuidanceConfig(2.0, **settings).plan(sampler.eval_log_snr)
+    cond, uncond = recorder(denoiser), recorder(denoiser)
+    guided = guide(cond, *LABELS, 2.0, uncond_denoiser=uncond, plan=plan)
+    *_, last = sampler.sample(guided, x_t, lambda: draws(0))
+    assert tuple(cond.timesteps) == sampler.eval_timesteps
+    made = [t for t, entry in zip(sampler.eval_timesteps, plan, strict=True) if entry == "both"]
+    assert uncond.timesteps == made
+    *_, plain = sampler.sample(guide(denoiser, *LABELS, 2.0), x_t, lambda: draws(0))
+    assert torch.equal(last.x, plain.x) == (set(plan) == {"both"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"calls": 3}, "calls must be 1, 2 or null, not 3"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"interval": [5.0, 0.3]}, r"0 <= low < high, not \[5.0, 0.3\]"),
+        ({"interval": [1.0]}, "two noise levels"),
+        ({"scale": 1.0, "every": 2}, "set the scale"),
+        ({"calls": 1, "interval": [0.3, 5.0]}, "leave guidance.calls out, or set it to 2"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        GuidanceConfig(**{"scale": 2.0} | settings)
