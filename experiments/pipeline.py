@@ -12,26 +12,13 @@ from torch import Tensor
 
 import configs
 import models
-from caching import CachedDenoiser
+from caching import CachedDenoiser, Fitted
 from configs import InputError
 from experiments.grid import Strategy
 from models import ClassEmbedder, Parts, TextEncoder
-from samplers import ConditionalDenoiser, Denoiser, ImageNoise, guide
+from samplers import ConditionalDenoiser, Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, guide
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class GuidanceConfig:
-    """Classifier-free guidance (Ho & Salimans 2022)."""
-
-    scale: float = 1.0  # eps_u + scale (eps_c - eps_u); 1 is none
-    # 1: both halves as one batch, cached together (the paper); 2: two calls, each with a cache of its own.
-    calls: int = 1
-
-    def __post_init__(self) -> None:
-        if self.calls not in (1, 2):
-            raise InputError(f"guidance.calls must be 1 or 2, not {self.calls}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,9 @@ class Pipeline:
 
     def __init__(self, parts: Parts, config: PipelineConfig) -> None:
         self.parts, self.config = parts, config
-        self.unet, self.conditioner = parts.unet, parts.conditioner
+        # The layout that convolutions are fastest in; every feature follows it.
+        self.unet = parts.unet.to(memory_format=torch.channels_last)
+        self.conditioner = parts.conditioner
         self.device = next(self.unet.parameters()).device
         self.dtype = PRECISIONS[config.precision]
         self.prompts = _prompts(config)
@@ -74,16 +63,32 @@ class Pipeline:
     def is_guided(self) -> bool:
         return self.config.guidance.scale != 1
 
+    def guidance(self, strategy: Strategy) -> GuidanceConfig:
+        """The guidance of runs under `strategy`."""
+        return self.config.guidance.everywhere if strategy.guided_everywhere else self.config.guidance
+
     def cached(self, strategy: Strategy) -> list[CachedDenoiser]:
-        """The U-Net under `strategy`; twice, with a store each, where guidance makes two calls."""
-        calls = self.config.guidance.calls if self.is_guided else 1
+        """The U-Net under `strategy`; twice, with a store each, where guidance makes two calls.
+
+        Raises InputError where weights were fitted to features that the unconditional half does not make.
+        """
+        guidance = self.guidance(strategy)
+        if guidance.is_partial and isinstance(strategy.forecaster, Fitted):
+            raise InputError("fitted weights hold where every network call is made; leave out guidance.interval and "
+                             "guidance.every, or take another forecaster")  # fmt: skip
+        calls = guidance.num_calls
         return [CachedDenoiser(self.unet, strategy.policy, strategy.forecaster) for _ in range(calls)]
 
     def noise(self, seeds: Sequence[int]) -> ImageNoise:
         return ImageNoise(seeds, self.shape, self.device)
 
-    def bind(self, cached: Sequence[CachedDenoiser], seeds: Sequence[int]) -> Denoiser:
-        """The denoiser of these images: conditions and guidance around the cached network."""
+    def bind(
+        self, cached: Sequence[CachedDenoiser], seeds: Sequence[int], plan: GuidancePlan | None = None
+    ) -> Denoiser:
+        """The denoiser of one trajectory of these images: conditions and guidance around the cached network.
+
+        plan: which evaluations are guided, and how; None is all of them, in full.
+        """
         cond = self.cond(seeds)
         uncond = self.conditioner.unconditional(len(seeds)) if self.is_guided and self.conditioner else None
 
@@ -93,7 +98,8 @@ class Pipeline:
             return lambda x, t, cond: denoiser(x.to(self.dtype), t, cond).float()
 
         first, *second = map(in_precision, cached)
-        return guide(first, cond, uncond, self.config.guidance.scale, uncond_denoiser=second[0] if second else None)
+        scale = self.config.guidance.scale
+        return guide(first, cond, uncond, scale, uncond_denoiser=second[0] if second else None, plan=plan)
 
     def cond(self, seeds: Sequence[int]) -> Tensor | None:
         """Labels (B,) or context (B, L, D) of these images; None for an unconditional model."""

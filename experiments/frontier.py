@@ -1,0 +1,224 @@
+"""The frontier: error against MACs for every policy and forecaster, and for simply taking fewer steps.
+
+Every row is one JSON file, named after what it is a row of; rows that are there are not run again, and table and plot
+are made of these files alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from caching import (
+    NULL,
+    Explicit,
+    Forecaster,
+    Lagrange,
+    NoCache,
+    Plan,
+    Reuse,
+    SavedPlan,
+    Taylor,
+    Uniform,
+    load_plan,
+    make_forecaster,
+    pass_costs,
+)
+from configs import InputError
+from experiments import pictures
+from experiments.end_error import describe_forecaster, final_states, mean_psnr, squared_errors
+from experiments.grid import UNCACHED, Strategy
+from experiments.model import model_config, pick_device
+from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
+from experiments.run import default_checkpoint
+from experiments.tables import markdown
+from models.files import write_atomically
+from samplers import Sampler, SamplerConfig
+
+
+@dataclass(frozen=True)
+class FrontierConfig(PipelineConfig):
+    """One run of scripts/frontier.py."""
+
+    model: str = "mnist32"
+    checkpoint: str | None = None
+    plans: str = "docs/frontier/plans"  # folder of calibrated plans: each says which sampler and budget it is for
+    num_images: int = 256  # from seed 0 on
+    batch_size: int = 32
+    solution_steps: int = 1000  # of DDIM, taken for the exact solution
+    solution_images: int = 64
+    device: str = "auto"
+    out: str = "docs/frontier"  # rows/ of it holds the results
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to sample, for one budget of one setting."""
+
+    setting: SamplerConfig  # whose uncached images are the target
+    budget: float  # MACs that are allowed, as a fraction of the setting's uncached ones; 1 for those themselves
+    group: str  # what the row is about: "fewer steps", "reuse", "forecasts", "calibrated"
+    name: str
+    sampler: SamplerConfig
+    plan: Plan
+    forecaster: Forecaster
+
+    def identity(self) -> dict[str, Any]:
+        """All that the row's figures depend on, besides checkpoint and images."""
+        return asdict(self) | {"forecaster": describe_forecaster(self.forecaster)}
+
+
+def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
+    """A calibrated plan, and everything that it must be better than at its cost."""
+    setting, budget = SamplerConfig(**saved.sampler), saved.record["budget"]
+    full = Sampler(setting, diffusion).num_evals
+
+    def row(group: str, name: str, plan: Plan, forecaster: Forecaster, sampler: SamplerConfig = setting) -> Row:
+        return Row(setting, budget, group, name, sampler, plan, forecaster)
+
+    calls = int(budget * full + 1e-6)
+    fewer = replace(setting, spacing="leading" if setting.spacing == "uniform" else setting.spacing, steps=calls)
+    for name, sampler in (
+        ("DDIM", fewer),
+        ("DPM-Solver++ 2M", replace(fewer, name="dpmpp_2m")),
+        ("DPM-Solver++ 2M, quadratic", replace(fewer, name="dpmpp_2m", spacing="quadratic")),
+        ("PLMS", replace(fewer, name="plms", steps=calls - 1)),
+    ):
+        yield row("fewer steps", f"{sampler.steps} steps of {name}", NoCache().plan(calls), Reuse(), sampler)
+    for compared in saved.record["compared"]:
+        plan, forecaster = tuple(compared["entries"]), make_forecaster(compared["forecaster"])
+        group = "reuse" if isinstance(forecaster, Reuse) else "forecasts"
+        yield row(group, f"{compared['name']}, {words(forecaster)}", plan, forecaster)
+    interval, branch = saved.record["uniform"]
+    uniform = Uniform(interval, branch).plan(full)
+    for forecaster in (
+        Lagrange(1),
+        Lagrange(2),
+        Lagrange(3),
+        Taylor(2),
+        Lagrange(1, "log_snr"),
+        Lagrange(2, "log_snr"),
+    ):
+        yield row("forecasts", f"uniform N={interval} branch {branch}, {words(forecaster)}", uniform, forecaster)
+    null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL).plan(full)
+    for forecaster in (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3)):
+        yield row("null steps", f"null steps between {calls} calls, {words(forecaster)}", null, forecaster)
+    yield row("calibrated", f"calibrated, {words(make_forecaster(saved.forecaster))}", saved.plan,
+              make_forecaster(saved.forecaster))  # fmt: skip
+
+
+class Frontier:
+    """The rows of one checkpoint, measured or read."""
+
+    def __init__(self, config: FrontierConfig) -> None:
+        self.config, self.model = config, model_config(config.model)
+        self.out = Path(config.out)
+        self.plans = [load_plan(path) for path in sorted(Path(config.plans).glob("*.json"))]
+        if not self.plans:
+            raise InputError(f"there are no plans in {config.plans}; scripts/calibrate.py plan=FILE writes them")
+        for plan in self.plans:
+            start, stop = plan.record["seeds"]["calibration"]
+            if start < config.num_images:
+                raise InputError(f"a plan was calibrated on seeds {start} to {stop - 1}, which are evaluated here")
+        self._states: dict[SamplerConfig, Tensor] = {}
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """Loaded when a row has to be run, not before."""
+        checkpoint = self.config.checkpoint or default_checkpoint(self.model, self.config.model)
+        return load_pipeline(checkpoint, self.config.model, self.config, pick_device(self.config.device))
+
+    def run(self) -> str:
+        """Runs the rows that are missing, then renders table and plot -> the table."""
+        files = {}
+        rows = [(plan.checkpoint, row) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
+        for checkpoint, row in tqdm(rows, unit="row", desc="frontier"):
+            path = files[self.path(checkpoint, row)] = self.path(checkpoint, row)
+            if not path.exists():
+                text = json.dumps(self.measure(row, checkpoint), indent=1) + "\n"
+                write_atomically(path, lambda unfinished, text=text: unfinished.write_text(text))
+        results = [json.loads(path.read_text()) for path in files]
+        text = table(results)
+        write_atomically(self.out / "frontier.md", lambda unfinished: unfinished.write_text(text + "\n"))
+        pictures.save_figure(pictures.frontier(results), self.out / "frontier.png")
+        return text
+
+    def path(self, checkpoint: str, row: Row) -> Path:
+        """The file of a row's result."""
+        what = row.identity() | {"checkpoint": checkpoint, "images": self.config.num_images}
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        return self.out / "rows" / f"{digest[:16]}.json"
+
+    def measure(self, row: Row, checkpoint: str) -> dict[str, Any]:
+        """Samples the evaluation seeds as the row says, and compares."""
+        if checkpoint != self.pipeline.unet.provenance.sha256:
+            raise InputError(f"the plans in {self.config.plans} were made for other weights (sha256 "
+                             f"{checkpoint[:12]}); calibrate them for these")  # fmt: skip
+        costs = pass_costs(self.pipeline.unet.config, self.pipeline.shape[1:], self.pipeline.context_length)
+        full = Sampler(row.setting, self.model.diffusion).num_evals
+        x = self.sample(row.sampler, Strategy(row.name, Explicit(entries=list(row.plan)), row.forecaster))
+        solution = self.states(replace(row.setting, spacing="leading", steps=self.config.solution_steps))
+        solution = solution[: self.config.solution_images]
+        errors = squared_errors(x, self.states(row.setting))
+        return {
+            "setting": f"{row.setting.name} {row.setting.steps} {row.setting.spacing}",
+            "budget": row.budget,
+            "group": row.group,
+            "name": row.name,
+            "macs": len(row.plan) / full / costs.speedup(row.plan),
+            "mse": float(np.mean(errors)),
+            "psnr": mean_psnr(errors),
+            "psnr_solution": mean_psnr(squared_errors(x[: len(solution)], solution)),
+            "images": self.config.num_images,
+            "checkpoint": checkpoint,
+            "torch": torch.__version__,
+        }
+
+    def states(self, sampler: SamplerConfig) -> Tensor:
+        """Uncached final states, sampled once per run."""
+        if sampler not in self._states:
+            count = self.config.solution_images if sampler.steps == self.config.solution_steps else None
+            self._states[sampler] = self.sample(sampler, UNCACHED, count)
+        return self._states[sampler]
+
+    def sample(self, config: SamplerConfig, strategy: Strategy, count: int | None = None) -> Tensor:
+        sampler, seeds = Sampler(config, self.model.diffusion), range(self.config.num_images)[:count]
+        total = len(seeds) * len(sampler.table)
+        with tqdm(total=total, unit="image step", unit_scale=True, desc=strategy.name, leave=False) as bar:
+            return final_states(self.pipeline, sampler, strategy, seeds, self.config.batch_size, bar)
+
+
+def words(forecaster: Forecaster) -> str:
+    """A forecaster in a table."""
+    settings = describe_forecaster(forecaster)
+    order = f" {settings['order']}" if "order" in settings else ""
+    return settings["name"] + order + (" in log-SNR" if settings.get("clock") == "log_snr" else "")
+
+
+def table(results: list[Mapping[str, Any]]) -> str:
+    """One table per setting and budget, best first."""
+    lines = []
+    cells = dict.fromkeys((result["setting"], result["budget"]) for result in results)
+    for setting, budget in sorted(cells):
+        chosen = [result for result in results if (result["setting"], result["budget"]) == (setting, budget)]
+        chosen.sort(key=lambda result: -result["psnr"])
+        lines += ["", f"### {setting} steps, at most {budget:.1%} of the MACs", ""]
+        lines += markdown([
+            ["", "MACs", "MSE", "PSNR", "PSNR to the solution"],
+            *(
+                [row["name"], f"{row['macs']:.1%}", f"{row['mse']:.2e}", f"{row['psnr']:.2f}",
+                 f"{row['psnr_solution']:.2f}"]
+                for row in chosen
+            ),
+        ])  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,17 @@
+"""Finds the plan that ends nearest to the uncached images: python scripts/calibrate.py [CONFIG] [key=value ...]
+
+CONFIG is as for scripts/sample.py; budget= is the plan's MACs as a fraction of the uncached ones (default: what the
+policy of CONFIG costs). Examples:
+  python scripts/calibrate.py budget=0.35
+  python scripts/calibrate.py cifar10 checkpoint=FILE budget=0.4 seeds=32 branches=[-1,0,1,2]
+  python scripts/calibrate.py sampler.steps=50 policy.interval=5 policy.branch=1
+The plan goes to plans/ (or plan=FILE); what was measured is kept beside it, so a run that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+from experiments.calibration import CalibrateConfig, calibrate
+from experiments.cli import main
+
+if __name__ == "__main__":
+    main(lambda config: print(calibrate(config)), CalibrateConfig, default="mnist32", doc=__doc__)
