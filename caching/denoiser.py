@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -35,24 +36,24 @@ class CachedDenoiser:
         self.forecaster = forecaster or Lagrange()
         self.store = FeatureStore(self.forecaster.history)
         self.plan: Plan = ()
+        self.branches: tuple[int, ...] = ()  # at which this trajectory keeps features, outermost first
         self._moments: list[Moment] = []
-        self._branches: tuple[int, ...] = ()
         self._trace: list[Depth] = []
 
-    def begin(self, num_evals: int, log_snr: Sequence[float] | None = None) -> None:
+    def begin(self, num_evals: int, log_snr: Sequence[float] | None = None, at: Sequence[int] | None = None) -> None:
         """Starts a trajectory of `num_evals` network evaluations; nothing of an earlier one can be read again.
 
         log_snr: ln(ᾱ/(1-ᾱ)) at every evaluation (Sampler.eval_log_snr), for forecasters that ask for it.
+        at: those evaluations, ascending, that this denoiser is called for, as the unconditional half of guidance is not
+          for all; None is every one. A pass that was due at another is made up at the next call (see `made_up`).
         Raises InputError where the policy has no plan for it or the plan does not fit the network.
         """
         self.plan = self.policy.plan(num_evals)
         check_plan(self.plan, num_evals, self.unet.num_branches)
-        if log_snr is not None and len(log_snr) != num_evals:
-            raise InputError(f"log_snr has {len(log_snr)} entries for {num_evals} network evaluations")
-        self._moments = [Moment(i) for i in range(num_evals)]
-        if log_snr is not None:
-            self._moments = [Moment(i, value) for i, value in enumerate(log_snr)]
-        self._branches = cached_branches(self.plan)
+        self._moments = moments(num_evals, log_snr, at)
+        if at is not None:
+            self.plan = made_up(self.plan, at)
+        self.branches = cached_branches(self.plan)
         self._trace = []
         self.store.reset()
 
@@ -61,15 +62,23 @@ class CachedDenoiser:
         """The depth of every evaluation made so far in this trajectory."""
         return tuple(self._trace)
 
+    @property
+    def traces(self) -> list[Plan]:
+        """The trace, which all images share."""
+        return [self.trace]
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations made so far in this trajectory."""
+        return len(self._trace)
+
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """One network evaluation: x (B, C, H, W), t (B,), cond as UNet.forward -> eps (B, out_channels, H, W).
 
         Raises InputError when called more often than begin() said, or before it.
         """
-        now = len(self._trace)
-        if now >= len(self.plan):
-            raise InputError(f"the trajectory of {len(self.plan)} network evaluations is over; call begin(num_evals) "
-                             "before the next one")  # fmt: skip
+        now = self.evaluations
+        check_under_way(now, len(self.plan))
         depth = self.plan[now]
         feature = None if depth is None else self._forecast(depth, now)
         eps = self._null_step(feature) if depth == NULL else self._pass(x, t, cond, depth, feature)
@@ -77,13 +86,13 @@ class CachedDenoiser:
         return eps
 
     def _pass(self, x: Tensor, t: Tensor, cond: Tensor | None, depth: Depth, feature: Tensor | None) -> Tensor:
-        fresh = refreshed(self._branches, depth)
+        fresh = refreshed(self.branches, depth)
         taps = [branch for branch in fresh if branch != NULL]
         eps, kept = self.unet(x, t, cond, branch=depth, feature=feature, taps=taps)
         if NULL in fresh:
             kept = {**kept, NULL: eps}
         for branch, entering in kept.items():
-            self.store.write(branch, entering, len(self._trace))
+            self.store.write(branch, entering, self.evaluations)
         return eps
 
     def _null_step(self, output: Tensor) -> Tensor:
@@ -93,3 +102,37 @@ class CachedDenoiser:
         evaluations, features = self.store.read(branch)
         stored = [self._moments[evaluation] for evaluation in evaluations]
         return combine(self.forecaster.weights(stored, self._moments[now], branch), features)
+
+
+def moments(num_evals: int, log_snr: Sequence[float] | None, at: Sequence[int] | None = None) -> list[Moment]:
+    """The moments of a trajectory's evaluations, or of those `at` which its denoiser is called.
+
+    Raises InputError where there is not one log-SNR for each evaluation, and for an `at` that does not ascend within
+    them.
+    """
+    if log_snr is not None and len(log_snr) != num_evals:
+        raise InputError(f"log_snr has {len(log_snr)} entries for {num_evals} network evaluations")
+    at = range(num_evals) if at is None else at
+    if list(at) != sorted(set(at)) or any(not 0 <= i < num_evals for i in at):
+        raise InputError(f"the evaluations that a denoiser is called at must ascend within 0..{num_evals - 1}, not "
+                         f"{list(at)}")  # fmt: skip
+    return [Moment(i) if log_snr is None else Moment(i, log_snr[i]) for i in at]
+
+
+def made_up(plan: Plan, at: Sequence[int]) -> Plan:
+    """The plan of a denoiser that is called at the evaluations `at` alone: at each the deepest of the passes planned
+    since the one before. So its first is full, and no feature is used for longer than planned if a call could renew it.
+    """
+    starts = [0, *(i + 1 for i in at)]
+    return tuple(_deepest(plan[start : i + 1]) for start, i in zip(starts, at, strict=False))
+
+
+def _deepest(depths: Plan) -> Depth:
+    return max(depths, key=lambda depth: math.inf if depth is None else depth)
+
+
+def check_under_way(done: int, num_evals: int) -> None:
+    """Raises InputError unless a trajectory of `num_evals` evaluations has one left after `done`."""
+    if done >= num_evals:
+        raise InputError(f"the trajectory of {num_evals} network evaluations is over; call begin(num_evals) before "
+                         "the next one")  # fmt: skip

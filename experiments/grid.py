@@ -19,9 +19,10 @@ class Strategy(NamedTuple):
     name: str
     policy: Policy
     forecaster: Forecaster
+    guided_everywhere: bool = False  # whatever guidance.interval and guidance.every say: nothing is left out
 
 
-UNCACHED = Strategy("uncached", NoCache(), Reuse())
+UNCACHED = Strategy("uncached", NoCache(), Reuse(), guided_everywhere=True)
 
 
 def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any]) -> list[Strategy]:

@@ -96,8 +96,10 @@ def summarise(
             PolicyRow(
                 name=made.name,
                 trace=made.trace,
-                macs=costs.average(made.trace, lambda macs: macs.paper(group_norms)),
-                theoretical_speedup=costs.speedup(made.trace),
+                uncond_trace=made.uncond_trace,
+                guidance=made.guidance_plan,
+                macs=costs.average(made.priced, lambda macs: macs.paper(group_norms)),
+                theoretical_speedup=costs.speedup(made.priced),
                 seconds=made.seconds,
                 measured_speedup=reference.seconds / made.seconds if reference else None,
                 **close,

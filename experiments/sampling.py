@@ -13,7 +13,7 @@ from tqdm import tqdm
 from caching import NULL, CachedDenoiser, Plan, cached_branches
 from experiments.grid import Strategy
 from experiments.pipeline import Pipeline
-from samplers import Sampler
+from samplers import GuidanceConfig, GuidancePlan, Sampler, uncond_evals
 
 
 @dataclass
@@ -24,7 +24,18 @@ class Run:
     cached: list[CachedDenoiser]
     batches: list[Tensor] = field(default_factory=list)  # images in [-1, 1], on the CPU
     trace: Plan = ()  # the depths that were run; the same for every batch under a static policy
+    guidance: GuidanceConfig | None = None  # None: the pipeline's
+    guidance_plan: GuidancePlan = ()  # where some evaluations are not guided in full
+    uncond_trace: Plan = ()  # where guidance makes two calls: the depths that the unconditional one was run at
     seconds: float = 0.0  # in the sampling loop alone, device synchronised: no loading, decoding or writing
+
+    @property
+    def priced(self) -> Plan:
+        """What became of the calls that guidance at every evaluation would make; those left out cost nothing."""
+        if len(self.cached) == 1:
+            return self.trace
+        left_out = len(self.trace) - len(self.uncond_trace)
+        return self.trace + self.uncond_trace + (NULL,) * left_out
 
     @property
     def images(self) -> Tensor:
@@ -44,11 +55,11 @@ def sample_strategies(
 
     Raises InputError, before anything has been computed, where a policy has no plan for this sampler or network.
     """
-    runs = [Run(strategy.name, pipeline.cached(strategy)) for strategy in chosen]
+    runs = [Run(s.name, pipeline.cached(s), guidance=pipeline.guidance(s)) for s in chosen]
     for run in runs:
-        run.cached[0].begin(sampler.num_evals, sampler.eval_log_snr)
+        begin(pipeline, sampler, run)
     for run in runs:
-        warm_up(pipeline, run.cached[0], min(batch_size, len(seeds)))
+        warm_up(pipeline, run.cached, min(batch_size, len(seeds)))
     with tqdm(total=len(seeds) * len(sampler.table) * len(runs), unit="image step", unit_scale=True) as bar:
         for batch in batches(seeds, batch_size):
             for run in runs:
@@ -63,28 +74,37 @@ def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence
     """One trajectory for each seed -> its final state (B, C, h, w); image i depends on seeds[i] alone."""
     noise = pipeline.noise(seeds)
     x = noise()
-    denoiser = pipeline.bind(run.cached, seeds)
+    denoiser = pipeline.bind(run.cached, seeds, begin(pipeline, sampler, run))
     start = _time(pipeline.device)
-    for cached in run.cached:
-        cached.begin(sampler.num_evals, sampler.eval_log_snr)
     for step in sampler.sample(denoiser, x, noise):
         x = step.x
         bar.update(len(seeds))
     run.seconds += _time(pipeline.device) - start
     run.trace = run.cached[0].trace
+    run.uncond_trace = run.cached[1].trace if len(run.cached) == 2 else ()
     return x
 
 
+def begin(pipeline: Pipeline, sampler: Sampler, run: Run) -> GuidancePlan:
+    """Begins a trajectory of the cached networks -> where they are guided."""
+    guidance = run.guidance or pipeline.config.guidance
+    plan = guidance.plan(sampler.eval_log_snr)
+    run.guidance_plan = plan if guidance.is_partial else ()
+    for cached, at in zip(run.cached, (None, uncond_evals(plan)), strict=False):
+        cached.begin(sampler.num_evals, sampler.eval_log_snr, at)
+    return plan
+
+
 @torch.inference_mode()
-def warm_up(pipeline: Pipeline, cached: CachedDenoiser, batch_size: int) -> None:
+def warm_up(pipeline: Pipeline, cached: Sequence[CachedDenoiser], batch_size: int) -> None:
     """Runs every depth of the plan once: first calls choose kernels and allocate, which no later one does."""
     cond = pipeline.cond(range(batch_size))
-    if pipeline.is_guided and pipeline.config.guidance.calls == 1:
+    if pipeline.is_guided and len(cached) == 1:
         cond = torch.cat([cond, cond])
         batch_size *= 2
     x = torch.zeros(batch_size, *pipeline.shape, device=pipeline.device, dtype=pipeline.dtype)
     t = torch.zeros(batch_size, dtype=torch.long, device=pipeline.device)
-    branches = [branch for branch in cached_branches(cached.plan) if branch != NULL]
+    branches = [branch for branch in cached_branches(cached[0].plan) if branch != NULL]
     _, tapped = pipeline.unet(x, t, cond, taps=branches)
     for branch in branches:
         pipeline.unet(x, t, cond, branch=branch, feature=tapped[branch])

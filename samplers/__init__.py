@@ -38,7 +38,7 @@ from samplers.contract import ConditionalDenoiser, Denoiser, Noise, Step, eps_on
 from samplers.ddim import ddim
 from samplers.ddpm import ddpm
 from samplers.dpmpp import dpmpp_2m
-from samplers.guidance import GuidanceConfig, GuidancePlan, guide
+from samplers.guidance import GuidanceConfig, GuidancePlan, guide, uncond_evals
 from samplers.noise import ImageNoise
 from samplers.plms import plms
 from samplers.sampler import Sampler, SamplerConfig
@@ -47,7 +47,7 @@ from samplers.spacing import space
 from samplers.timetable import Timetable, timetable
 
 __all__ = [
-    "ddim", "ddpm", "dpmpp_2m", "plms", "eps_only", "guide", "space", "split_output", "timetable",
+    "ddim", "ddpm", "dpmpp_2m", "plms", "eps_only", "guide", "space", "split_output", "timetable", "uncond_evals",
     "ConditionalDenoiser", "Denoiser", "DiffusionConfig", "GuidanceConfig", "GuidancePlan", "ImageNoise", "Noise",
     "Sampler", "SamplerConfig", "Step", "Timetable",
 ]  # fmt: skip

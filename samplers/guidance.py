@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -59,6 +59,18 @@ class GuidanceConfig:
         """May some evaluations do without the unconditional half?"""
         return self.interval is not None or self.every > 1
 
+    @property
+    def num_calls(self) -> int:
+        """Calls of the network that the two halves are spread over, where both are asked for; 1 without guidance."""
+        if self.scale == 1:
+            return 1
+        return self.calls or (2 if self.is_partial else 1)
+
+    @property
+    def everywhere(self) -> GuidanceConfig:
+        """The same guidance at every evaluation: what `interval` and `every` are compared with."""
+        return replace(self, interval=None, every=1)
+
     def plan(self, log_snr: Sequence[float]) -> GuidancePlan:
         """log_snr: ln(ᾱ/(1-ᾱ)) at every network evaluation (Sampler.eval_log_snr) -> one entry for each.
 
@@ -78,6 +90,11 @@ class GuidanceConfig:
             raise InputError(f"no network evaluation lies in guidance.interval={list(self.interval or [])}; their noise"
                              f" levels run from {max(sigmas):.4g} to {min(sigmas):.4g}")  # fmt: skip
         return tuple(plan)
+
+
+def uncond_evals(plan: GuidancePlan) -> tuple[int, ...]:
+    """The evaluations at which the unconditional half is asked for."""
+    return tuple(i for i, entry in enumerate(plan) if entry == "both")
 
 
 def guide(

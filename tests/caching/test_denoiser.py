@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import models
-from caching import CachedDenoiser, Explicit, NoCache, Nonuniform, Reuse, Uniform
+from caching import CachedDenoiser, Explicit, Lagrange, NoCache, Nonuniform, Reuse, Uniform
 from configs import InputError
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 from samplers.sampler import SAMPLERS
@@ -164,3 +164,41 @@ def test_image_i_does_not_depend_on_its_batch(network, batch_size):
     apart = torch.cat([final(range(8)[i : i + batch_size]) for i in range(0, 8, batch_size)])
     scale = together.abs().amax()
     assert (apart - together).abs().amax() < 1e-5 * scale
+
+
+def test_a_pass_due_at_an_evaluation_that_is_passed_over_is_made_up_at_the_next(recorder):
+    denoiser = CachedDenoiser(recorder, Uniform(interval=4, branch=2), Reuse())
+    denoiser.begin(12, at=[1, 2, 5, 6, 8])
+    for _ in range(5):
+        denoiser(torch.zeros(1, 3, 16, 16), T[:1])
+    assert denoiser.trace == (None, 2, None, 2, None)
+    with pytest.raises(InputError, match="trajectory of 5 network evaluations is over"):
+        denoiser(torch.zeros(1, 3, 16, 16), T[:1])
+
+
+def test_of_several_passes_that_are_due_the_deepest_is_made(recorder):
+    denoiser = CachedDenoiser(recorder, Explicit(entries=[None, 1, 4, 1, None, 1, -1, 1]), Reuse())
+    denoiser.begin(8, at=[0, 3, 5, 6])
+    assert denoiser.plan == (None, 4, None, -1)
+
+
+def test_called_at_every_evaluation_the_plan_is_the_policys(recorder):
+    policy = Nonuniform(3, 1, center=4, power=1.2)
+    denoiser = CachedDenoiser(recorder, policy, Reuse())
+    denoiser.begin(12, at=range(12))
+    assert denoiser.plan == policy.plan(12)
+
+
+def test_forecasts_know_when_an_evaluation_that_was_made_happened(recorder):
+    """Linear extrapolation over the gap: features of evaluations 0 and 3, read at 5."""
+    denoiser = CachedDenoiser(recorder, Explicit(full=[0, 3], branch=1), Lagrange(order=1))
+    denoiser.begin(8, at=[0, 3, 5])
+    for _ in range(3):
+        denoiser(torch.zeros(1, 3, 16, 16), T[:1])
+    assert recorder.calls[2]["feature"] == pytest.approx(5 / 3)  # the recorder's features count its calls: 0, 1
+
+
+@pytest.mark.parametrize("at", [[1, 1], [2, 1], [0, 4], [-1, 0]])
+def test_evaluations_out_of_order_are_refused(recorder, at):
+    with pytest.raises(InputError, match=r"must ascend within 0\.\.3"):
+        CachedDenoiser(recorder, Uniform(2, 1), Reuse()).begin(4, at=at)

@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 
 import configs
-from caching import NoCache, Reuse, Uniform
+from caching import Fitted, NoCache, Reuse, Uniform, pass_costs
 from configs import InputError
 from experiments.grid import UNCACHED, Strategy
-from experiments.pipeline import GuidanceConfig, Pipeline, PipelineConfig, load_pipeline
+from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.run import SampleConfig, run
-from samplers import DiffusionConfig, Sampler, SamplerConfig
+from experiments.sampling import sample_strategies
+from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig
+from samplers.sampler import SAMPLERS
 
 UNET = """
 network: {resolution: 8, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [0, 1], num_heads: 2,
@@ -158,3 +160,89 @@ def test_a_whole_run_of_a_latent_model(model, tmp_path, content, settings):
     assert all(summary.conditions)
     image = np.asarray(Image.open(tmp_path / "out" / "uncached" / "000001.png"))
     assert image.shape == (16, 16, 3)
+
+
+PARTIAL = GuidanceConfig(3.0, interval=[0.05, 2.0], every=2)
+
+
+def whole_run(path: str, out: Path, **settings):
+    layer = {
+        "model": path, "checkpoint": "random", "num_images": 2, "batch_size": 2, "guidance": {"scale": 3.0},
+        "sampler": {"steps": 8, "offset": 1, "final": "first"}, "out": str(out),
+        "policy": {"name": "none"}, "forecaster": {"name": "reuse"}, "device": "cpu",
+    }  # fmt: skip
+    return run(configs.parse(SampleConfig, layer | settings, where="test"))
+
+
+def test_limits_that_limit_nothing_move_no_bit(model):
+    path = model(CLASSES)
+    plain, unlimited = (
+        latents(pipeline(path, guidance=GuidanceConfig(3.0, 2, interval)), [3, 4], Uniform(2, 1))
+        for interval in (None, [0.0, 1e9])
+    )
+    assert torch.equal(plain, unlimited)
+
+
+@pytest.mark.parametrize("policy", [NoCache(), Uniform(3, 1)])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_partial_guidance_calls_the_network_as_often_as_its_plan_says(model, policy, name):
+    pipe, sampler = pipeline(model(CLASSES), guidance=PARTIAL), Sampler(SamplerConfig(name, 8), DiffusionConfig())
+    plan = PARTIAL.plan(sampler.eval_log_snr)
+    (made,) = sample_strategies(pipe, sampler, [Strategy("", policy, Reuse())], [0, 1], 2)
+    assert {"both", "held", "off"} == set(made.guidance_plan)
+    assert len(made.trace) == sampler.num_evals
+    assert len(made.uncond_trace) == plan.count("both")
+    assert made.uncond_trace[0] is None  # the first guided evaluation has nothing to reuse
+    assert made.images.isfinite().all()
+
+
+def test_without_a_cache_both_calls_and_a_hand_written_loop_agree(model):
+    """The pipeline's held differences, against the formula on the bare network."""
+    pipe, sampler = pipeline(model(CLASSES), guidance=PARTIAL), Sampler(STEPS, DiffusionConfig())
+    cond, uncond = pipe.cond([5]), pipe.conditioner.unconditional(1)
+    plan, difference = iter(PARTIAL.plan(sampler.eval_log_snr)), 0
+
+    def by_hand(x, t):
+        nonlocal difference
+        eps_c, entry = pipe.unet(x, t, cond)[0], next(plan)
+        if entry == "both":
+            difference = eps_c - pipe.unet(x, t, uncond)[0]
+        return eps_c if entry == "off" else eps_c + 2.0 * difference
+
+    noise = pipe.noise([5])
+    with torch.inference_mode():
+        *_, expected = sampler.sample(by_hand, noise(), noise)
+    (made,) = sample_strategies(pipe, sampler, [Strategy("", NoCache(), Reuse())], [5], 1)
+    assert torch.allclose(made.images, pipe.decode(expected.x), atol=1e-4)
+
+
+def test_calls_that_guidance_leaves_out_cost_nothing(model, tmp_path):
+    path = model(CLASSES)
+    plain = whole_run(path, tmp_path / "plain").rows[1]
+    assert (plain.theoretical_speedup, plain.guidance, plain.uncond_trace) == (1.0, (), ())
+    summary = whole_run(path, tmp_path / "limited", guidance={"scale": 3.0, "every": 3})
+    uncached, limited = summary.rows
+    assert (uncached.macs, uncached.guidance) == (plain.macs, ())
+    assert limited.guidance == ("both", "held", "held") * 2 + ("both", "held")
+    assert (len(limited.trace), len(limited.uncond_trace)) == (8, 3)
+    assert limited.theoretical_speedup == pytest.approx(16 / 11)
+    assert limited.macs == pytest.approx(plain.macs * 11 / 16)
+    assert "both halves at 3 of 8 evaluations" in str(summary)
+    assert "8 / 0 + 3 / 0" in str(summary)
+
+
+def test_a_cached_halfs_passes_are_priced_where_it_is_called(model, tmp_path):
+    policy, guidance = {"name": "uniform", "interval": 2, "branch": 0}, {"scale": 3.0, "every": 3}
+    path = model(CLASSES)
+    _, row = whole_run(path, tmp_path / "out", policy=policy, guidance=guidance).rows
+    assert row.trace == (None, 0) * 4
+    assert row.uncond_trace == (None, None, None)  # at 0, 3 and 6; the pass due at 2 is made up at 3
+    costs = pass_costs(pipeline(path).unet.config)
+    spent = 7 * costs.full.total + 4 * costs.partial[0].total
+    assert row.theoretical_speedup == pytest.approx(16 * costs.full.total / spent)
+
+
+def test_fitted_weights_and_partial_guidance_are_refused_together(model):
+    pipe = pipeline(model(CLASSES), guidance=PARTIAL)
+    with pytest.raises(InputError, match="fitted weights hold where every network call is made"):
+        pipe.cached(Strategy("", Uniform(2, 1), Fitted({})))
