@@ -1,6 +1,8 @@
 """How deep the U-Net runs, which features are kept, and what the cached feature is now."""
 
 from caching.adapter import DiffusersUNet
+from caching.adaptive import Adaptive, AdaptivePolicy, Probe, Threshold
+from caching.adaptive_denoiser import AdaptiveDenoiser
 from caching.cost import Macs, PassCosts, pass_costs
 from caching.denoiser import CachedDenoiser
 from caching.forecast import (
@@ -17,13 +19,14 @@ from caching.forecast import (
 from caching.plan import NULL, Depth, Plan, cached_branches, describe, full_evals, refreshed
 from caching.policies import POLICIES, Explicit, Nested, NoCache, Nonuniform, Policy, Uniform, make_policy, register
 from caching.saved import PlanFile, SavedPlan, load_plan
-from caching.store import FeatureStore
+from caching.store import FeatureStore, ImageStore
 
 __all__ = [
     "POLICIES", "Explicit", "Nested", "NoCache", "Nonuniform", "Policy", "Uniform", "make_policy", "register",
     "NULL", "Depth", "Plan", "cached_branches", "describe", "full_evals", "refreshed",
     "FORECASTERS", "Fitted", "Forecaster", "Lagrange", "Moment", "Reuse", "Taylor", "make_forecaster",
-    "register_forecaster", "FeatureStore",
+    "register_forecaster", "FeatureStore", "ImageStore",
+    "Adaptive", "AdaptiveDenoiser", "AdaptivePolicy", "Probe", "Threshold",
     "CachedDenoiser", "DiffusersUNet",
     "Macs", "PassCosts", "pass_costs", "PlanFile", "SavedPlan", "load_plan",
 ]  # fmt: skip

@@ -1,7 +1,10 @@
-"""The feature store: which features are kept, and from when."""
+"""The feature stores: which features are kept, and from when."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from configs import InputError
@@ -31,7 +34,7 @@ class FeatureStore:
             if written:
                 raise InputError(f"the batch changed shape within a trajectory, from {list(slots[0].shape)} to "
                                  f"{list(feature.shape)} at branch {branch}; call begin() first")  # fmt: skip
-            slots = self._buffers[branch] = [feature.new_empty(feature.shape) for _ in range(self.history)]
+            slots = self._buffers[branch] = [torch.empty_like(feature) for _ in range(self.history)]
         slot = written.pop()[1] if len(written) == self.history else len(written)
         slots[slot].copy_(feature)
         written.insert(0, (evaluation, slot))
@@ -50,6 +53,63 @@ class FeatureStore:
     def nbytes(self) -> int:
         """Bytes held by the buffers."""
         return sum(buffer.nbytes for slots in self._buffers.values() for buffer in slots)
+
+
+class ImageStore:
+    """The last `history` features of one branch for every row of a batch, whose rows are written at evaluations of
+    their own. The slots of a row are filled in turn; its n-th feature lies in slot n mod history."""
+
+    def __init__(self, history: int = 1) -> None:
+        self.history = history
+        self._slots: Tensor | None = None  # (history · B, C, H, W), slot 0 of every row first
+        self._written: list[list[int]] = []  # by row: the evaluations of all its features, oldest first
+
+    def reset(self) -> None:
+        """Forgets every feature."""
+        self._slots, self._written = None, []
+
+    def write(self, rows: Sequence[int], features: Tensor, evaluation: int) -> None:
+        """Keeps the features (len(rows), C, H, W) of these rows, which entered the branch at network evaluation
+        `evaluation`. The first write after a reset is of all rows."""
+        if self._slots is None:
+            # Zeros: slots that a row has not filled yet are read with weight 0.
+            self._slots = torch.cat([torch.zeros_like(features)] * self.history)
+            self._written = [[] for _ in rows]
+        size = len(self._written)
+        index = [len(self._written[row]) % self.history * size + row for row in rows]
+        self._slots.index_copy_(0, torch.tensor(index, device=features.device), features)
+        for row in rows:
+            self._written[row].append(evaluation)
+
+    def evaluations(self, row: int) -> tuple[int, ...]:
+        """When the kept features of `row` were made, newest first."""
+        return tuple(self._written[row][: -self.history - 1 : -1])
+
+    def combine(self, weights: Sequence[Sequence[float]]) -> Tensor:
+        """Σ_k w_k F_k for every row (B, C, H, W). weights: of each row, one per kept feature, newest first.
+
+        Raises InputError where nothing has been written since the last `reset`.
+        """
+        if self._slots is None:
+            raise InputError("no feature has been stored in this trajectory")
+        by_slot = [[0.0] * len(weights) for _ in range(self.history)]
+        for row, of_row in enumerate(weights):
+            newest = len(self._written[row]) - 1
+            for k, weight in enumerate(of_row):
+                by_slot[(newest - k) % self.history][row] = weight
+        # In float32 at the least: half precision cannot hold every weight.
+        precise = torch.promote_types(self._slots.dtype, torch.float32)
+        columns = torch.tensor(by_slot, device=self._slots.device, dtype=precise)[:, :, None, None, None]
+        first, *others = self._slots.chunk(self.history)
+        total = columns[0] * first
+        for column, features in zip(columns[1:], others, strict=True):
+            total += column * features
+        return total.to(self._slots.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the buffer."""
+        return 0 if self._slots is None else self._slots.nbytes
 
 
 def _alike(buffer: Tensor, feature: Tensor) -> bool:
