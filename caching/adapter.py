@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from caching.denoiser import CachedDenoiser
+from caching.adaptive_denoiser import Cached
 from configs import InputError
 
 
@@ -42,7 +42,7 @@ class DiffusersConfig(NamedTuple):
 class DiffusersUNet(nn.Module):
     """A cached network in the place of diffusers' UNet2DModel or UNet2DConditionModel (this module needs no diffusers):
 
-        pipe.unet = DiffusersUNet(CachedDenoiser(unet, Uniform(interval=5, branch=1)), pipe)
+        pipe.unet = DiffusersUNet(CachedDenoiser(unet, Uniform(interval=5, branch=1), Reuse()), pipe)
 
     pipe: read for its scheduler's `timesteps`, which hold one entry per network evaluation (51 for 50 steps of PNDM,
       the second timestep twice): what `begin` must be told. The pipeline rather than the scheduler, since schedulers
@@ -54,7 +54,7 @@ class DiffusersUNet(nn.Module):
     nothing behind, and what starts midway (image to image) is refused.
     """
 
-    def __init__(self, cached: CachedDenoiser, pipe: Pipeline) -> None:
+    def __init__(self, cached: Cached, pipe: Pipeline) -> None:
         super().__init__()
         self.unet = cached.unet  # registered: `.to(device, dtype)` of the pipeline reaches it
         self.cached, self.pipe = cached, pipe
@@ -100,7 +100,7 @@ class DiffusersUNet(nn.Module):
 
     def _follow(self, timestep: float) -> None:
         """Begins a trajectory unless this is the next evaluation of the one under way."""
-        timesteps, done = self.pipe.scheduler.timesteps, len(self.cached.trace)
+        timesteps, done = self.pipe.scheduler.timesteps, self.cached.evaluations
         if timesteps is None:
             raise InputError("the pipeline's scheduler has no timesteps yet; call its set_timesteps before sampling")
         under_way = timesteps is self._timesteps and done < len(self._order)

@@ -8,8 +8,9 @@ inputs.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from caching.cost import PassCosts
 from caching.plan import NULL, Depth, Plan
@@ -35,39 +36,50 @@ class Budget:
         return self.price(plan) <= self.limit + 1e-9
 
 
-def evenly(count: int, num_evals: int, warp: float = 1.0) -> set[int]:
-    """`count` evaluations from the first on, evenly spaced. warp > 1 crowds them at the noisy end, below 1 at the
-    other."""
-    return {min(round(num_evals * (i / count) ** warp), num_evals - 1) for i in range(count)}
+def evenly(count: int, num_evals: int, warp: float = 1.0, closed: bool = False) -> set[int]:
+    """`count` evaluations from the first on, evenly spaced.
+
+    warp: above 1 they crowd at the noisy end, below 1 at the other. closed: the last evaluation is one of them; what
+    goes wrong there nothing corrects any more.
+    """
+    last, gaps = (num_evals - 1, max(count - 1, 1)) if closed else (num_evals, count)
+    return {min(round(last * (i / gaps) ** warp), num_evals - 1) for i in range(count)}
 
 
-def layered(num_evals: int, branches: Sequence[int], counts: Sequence[int], warp: float = 1.0) -> Plan:
-    """A nested plan: counts[k] passes, evenly spaced, that make the cached branches[k] (outermost first) anew."""
-    entries: list[Depth] = [branches[0]] * num_evals
-    for depth, count in zip([*branches[1:], None], counts, strict=True):
-        for i in evenly(count, num_evals, warp):
-            entries[i] = depth
-    return tuple(entries)
+class Shape(NamedTuple):
+    """The form of a regular plan: everything but how many full passes it has."""
+
+    branches: tuple[int, ...]  # that are cached, outermost first
+    counts: tuple[int, ...] = ()  # passes that make branches[k] anew, for all but the innermost
+    warp: float = 1.0
+    closed: bool = False
+
+    def plan(self, num_evals: int, full: int) -> Plan:
+        """The nested plan of this form with `full` full passes."""
+        entries: list[Depth] = [self.branches[0]] * num_evals
+        for depth, count in zip([*self.branches[1:], None], [*self.counts, full], strict=True):
+            for i in evenly(count, num_evals, self.warp, self.closed):
+                entries[i] = depth
+        return tuple(entries)
+
+    def largest(self, num_evals: int, budget: Budget) -> Plan | None:
+        """The plan with as many full passes as the budget allows; None where it allows none."""
+        plans = (self.plan(num_evals, full) for full in range(num_evals, 0, -1))
+        return next((plan for plan in plans if budget.allows(plan)), None)
 
 
-def families(num_evals: int, budget: Budget, branches: Sequence[int], warps: Sequence[float] = (1.0,)) -> list[Plan]:
-    """The regular plans that just fit the budget: full passes around each branch, alone and with null steps between.
+def shapes(num_evals: int, branches: Sequence[int]) -> list[Shape]:
+    """Full passes around each candidate branch, alone and with null steps between.
 
     branches: the candidates, NULL among them where null steps are allowed.
     """
-    found: dict[Plan, None] = {}
-    for warp in warps:
+    found = [Shape((branch,), closed=closed) for branch in branches for closed in (False, True)]
+    if NULL in branches:
         for branch in branches:
-            for plan in _largest(num_evals, budget, [branch], [], warp):
-                found[plan] = None
-        for branch in branches:
-            if NULL not in branches or branch == NULL:
-                continue
-            for every in (1.5, 2, 3):  # evaluations from one network call to the next
-                calls = round(num_evals / every)
-                for plan in _largest(num_evals, budget, [NULL, branch], [calls], warp):
-                    found[plan] = None
-    return list(found)
+            if branch != NULL:
+                for every in (1.5, 2, 3):  # evaluations from one network call to the next
+                    found.append(Shape((NULL, branch), (round(num_evals / every),), closed=True))
+    return found
 
 
 def neighbour(plan: Plan, budget: Budget, branches: Sequence[int], rng: random.Random, tries: int = 200) -> Plan | None:
@@ -91,14 +103,3 @@ def neighbour(plan: Plan, budget: Budget, branches: Sequence[int], rng: random.R
         if found != plan and budget.allows(found):
             return found
     return None
-
-
-def _largest(
-    num_evals: int, budget: Budget, branches: Sequence[int], counts: Sequence[int], warp: float
-) -> Iterator[Plan]:
-    """The layered plan with as many full passes as the budget allows, if it allows one."""
-    for full in range(num_evals, 0, -1):
-        plan = layered(num_evals, branches, [*counts, full], warp)
-        if budget.allows(plan):
-            yield plan
-            return

@@ -69,6 +69,8 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
         layer = {**given, **short}
         leaves = list(_leaves(schema, layer, place))
         for key in free_form & layer.keys():
+            if OmegaConf.is_missing(merged, key):
+                continue
             name = merged[key].get("name")
             if isinstance(layer[key], Mapping) and layer[key].get("name", name) != name:
                 merged[key] = {}

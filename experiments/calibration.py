@@ -23,12 +23,12 @@ from caching import (
     Uniform,
     describe,
     drift_threshold,
-    families,
     least_drift,
     make_policy,
     neighbour,
     partial_between,
     pass_costs,
+    shapes,
 )
 from configs import InputError
 from experiments import pictures
@@ -163,8 +163,8 @@ def calibrate(config: CalibrateConfig) -> Calibration:
 
 
 CLOSED_FORMS = (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3), Lagrange(1, "log_snr"), Lagrange(2, "log_snr"))
-WARPS = (0.7, 0.85, 1.2, 1.4)
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
+WARPS = (0.8, 0.9, 1.1, 1.25)
+RIDGES = (1e-3, 1e-2)
 
 
 class Search:
@@ -184,19 +184,23 @@ class Search:
 
     def screen(self) -> Trial:
         """The best regular plan, on few seeds."""
-        plans = families(self.sampler.num_evals, self.budget, self.branches)
-        if not plans:
+        evals = self.sampler.num_evals
+        regular = {shape: plan for shape in shapes(evals, self.branches) if (plan := shape.largest(evals, self.budget))}
+        if not regular:
             raise InputError(f"a budget of {self.budget.limit:.1%} of the uncached MACs allows no plan at branches "
                              f"{self.branches}; give a larger one, or -1 among the branches")  # fmt: skip
         # A plan that is poor with one forecast is poor with all of them: only the best are tried with every one.
-        trials = self.compare("regular plans", [(plan, Lagrange()) for plan in plans])
+        trials = self.compare("regular plans", [(plan, Lagrange()) for plan in dict.fromkeys(regular.values())])
         best = [trial.plan for trial in trials[:5]]
         trials += self.compare("forecasts", list(itertools.product(best, CLOSED_FORMS)))
         trials.sort(key=lambda trial: -trial.psnr)
-        warped = families(self.sampler.num_evals, self.budget, self.branches, WARPS)
-        kinds = dict.fromkeys((_kind(trial.plan), trial.forecaster) for trial in trials[:2])
-        chosen = [(plan, forecaster) for plan in warped for kind, forecaster in kinds if _kind(plan) == kind]
-        return max(trials + self.compare("spacings", chosen), key=lambda trial: trial.psnr)
+        warped = []
+        for trial in trials[:2]:
+            shape = next(shape for shape, plan in regular.items() if plan == trial.plan)
+            for warp in WARPS:
+                plan = shape._replace(warp=warp, closed=True).largest(evals, self.budget)
+                warped += [(plan, trial.forecaster)] if plan else []
+        return max(trials + self.compare("spacings", warped), key=lambda trial: trial.psnr)
 
     def compare(self, what: str, candidates: Sequence[tuple[Plan, Forecaster]]) -> list[Trial]:
         """Measured on few seeds, the best first."""
@@ -274,8 +278,3 @@ class Search:
     def measure(self, name: str, plan: Plan, forecaster: Forecaster, count: int | None = None) -> Trial:
         self.measured += 1
         return Trial(name, plan, forecaster, mean_psnr(self.error(plan, forecaster, count)))
-
-
-def _kind(plan: Plan) -> tuple[int, ...]:
-    """The partial depths that a plan has: what makes plans alike."""
-    return tuple(sorted({depth for depth in plan if depth is not None}))

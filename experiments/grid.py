@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from caching import FORECASTERS, POLICIES, Forecaster, NoCache, PlanFile, Policy, Reuse, make_forecaster, make_policy
+from samplers import SamplerConfig
 
 
 class Strategy(NamedTuple):
@@ -25,11 +26,13 @@ class Strategy(NamedTuple):
 UNCACHED = Strategy("uncached", NoCache(), Reuse(), guided_everywhere=True)
 
 
-def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any]) -> list[Strategy]:
+def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler: SamplerConfig) -> list[Strategy]:
     """One strategy per combination of list-valued settings. A plan file brings its own forecaster.
 
     Raises InputError as make_policy and make_forecaster do.
     """
+    if forecaster["name"] == "auto":
+        forecaster = default_forecaster(sampler)
     made = []
     for settings in expand(policy, POLICIES):
         chosen = make_policy(settings)
@@ -44,6 +47,15 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any]) -> list
             name = label(settings) if isinstance(forecast, Reuse) else f"{label(settings)} {label(words)}"
             made.append(Strategy(name, chosen, forecast))
     return made
+
+
+def default_forecaster(sampler: SamplerConfig) -> dict[str, Any]:
+    """What `forecaster=auto` means.
+
+    Along deterministic trajectories features are smooth, and a parabola through the last three foretells them best.
+    Where every step adds fresh noise a feature is partly noise, which extrapolation amplifies: reuse.
+    """
+    return {"name": "reuse"} if sampler.is_stochastic else {"name": "lagrange", "order": 2}
 
 
 def expand(settings: Mapping[str, Any], known: Mapping[str, type]) -> list[dict[str, Any]]:

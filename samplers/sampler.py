@@ -50,6 +50,11 @@ class SamplerConfig:
                 unset = "null" if neutral is None else neutral
                 raise InputError(f"{self.name} has no {key}; leave sampler.{key} at {unset}")
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Does every step add fresh noise?"""
+        return self.name == "ddpm" or self.eta > 0
+
 
 class Sampler:
     """A configured update rule over its timetable. Stateless: `sample` may be called any number of times."""

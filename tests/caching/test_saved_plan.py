@@ -1,0 +1,80 @@
+"""Plan files: read back as written, refused where they do not belong."""
+
+import json
+
+import pytest
+
+from caching import PlanFile, SavedPlan, load_plan, make_policy
+from configs import InputError
+
+SAVED = SavedPlan(
+    entries=[None, -1, 2, None],
+    forecaster={"name": "lagrange", "order": 2, "clock": "evaluation"},
+    checkpoint="ab" * 32,
+    sampler={"name": "ddim", "steps": 4},
+    timesteps=[750, 500, 250, 0],
+    record={"seeds": [1, 2]},
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    SAVED.save(tmp_path / "plan.json")
+    return tmp_path / "plan.json"
+
+
+def test_a_plan_comes_back_as_it_was_saved(path):
+    assert load_plan(path) == SAVED
+
+
+def test_a_file_name_is_a_policy(path):
+    policy = make_policy({"name": str(path)})
+    assert isinstance(policy, PlanFile)
+    assert policy.plan(4) == (None, -1, 2, None)
+    assert policy.forecaster.order == 2
+
+
+def test_it_fits_what_it_was_made_for():
+    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"checkpoint": "cd" * 32}, "made for the weights with sha256 abababababab, not for cdcdcdcdcdcd"),
+        ({"sampler": {"name": "ddim", "steps": 5}}, "made for sampler.steps=4, not 5"),
+        ({"timesteps": [750, 500, 250, 1]}, "made for other timesteps"),
+    ],
+)
+def test_a_foreign_plan_is_refused(path, changed, sentence):
+    given = {"checkpoint": SAVED.checkpoint, "sampler": SAVED.sampler, "timesteps": SAVED.timesteps} | changed
+    with pytest.raises(InputError, match=sentence):
+        PlanFile(str(path)).check(**given)
+
+
+def test_another_number_of_evaluations_is_refused(path):
+    with pytest.raises(InputError, match="plan of 4 network evaluations, but the sampler makes 5"):
+        PlanFile(str(path)).plan(5)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"format": "plan/9"}', '{"entries": []}'])
+def test_what_is_no_plan_is_refused_in_a_sentence(tmp_path, content):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(InputError, match="plan file"):
+        load_plan(tmp_path / "plan.json")
+
+
+def test_unknown_and_missing_keys_are_refused(path):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"entrys": []}))
+    with pytest.raises(InputError, match="no key 'entrys'"):
+        load_plan(path)
+    del content["timesteps"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="lacks timesteps"):
+        load_plan(path)
+
+
+def test_a_missing_file_says_what_writes_plans(tmp_path):
+    with pytest.raises(InputError, match=r"no plan file .*calibrate"):
+        load_plan(tmp_path / "none.json")
