@@ -109,9 +109,9 @@ def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
         Lagrange(1, "log_snr"),
         Lagrange(2, "log_snr"),
     ):
-        yield row("forecasts", f"uniform N={interval} branch {branch}, {words(forecaster)}", uniform, forecaster)
+        yield row("forecasts", f"uniform interval={interval} branch={branch}, {words(forecaster)}", uniform, forecaster)
     null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL).plan(full)
-    for forecaster in (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3)):
+    for forecaster in (Lagrange(1), Lagrange(2)):
         yield row("null steps", f"null steps between {calls} calls, {words(forecaster)}", null, forecaster)
     yield row("calibrated", f"calibrated, {words(make_forecaster(saved.forecaster))}", saved.plan,
               make_forecaster(saved.forecaster))  # fmt: skip
