@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from caching.adaptive import AdaptivePolicy, Probe
-from caching.denoiser import check_under_way, moments
-from caching.forecast import Forecaster, Lagrange, Moment
+from caching.denoiser import CachedDenoiser, check_under_way, moments
+from caching.forecast import Forecaster, Moment
 from caching.plan import Depth, Plan
+from caching.policies import Policy
 from caching.store import ImageStore
 from configs import InputError
 from models import UNet
@@ -33,12 +34,10 @@ class AdaptiveDenoiser:
       that both share cancel, and those of one half that is fresh and one that is stale do not.
     """
 
-    def __init__(
-        self, unet: UNet, policy: AdaptivePolicy, forecaster: Forecaster | None = None, rows_per_image: int = 1
-    ) -> None:
+    def __init__(self, unet: UNet, policy: AdaptivePolicy, forecaster: Forecaster, rows_per_image: int = 1) -> None:
         self.unet, self.policy, self.rows_per_image = unet, policy, rows_per_image
-        self.forecaster = forecaster or Lagrange()
-        self.store = ImageStore(self.forecaster.history)
+        self.forecaster = forecaster
+        self.store = ImageStore(forecaster.history)
         self.evaluations = 0  # calls made so far in this trajectory
         self._num_evals = 0
         self._moments: list[Moment] = []
@@ -142,6 +141,19 @@ class AdaptiveDenoiser:
         if num_rows != begun_with:
             raise InputError(f"the batch changed size within a trajectory, from {begun_with} to {num_rows}; call "
                              "begin() first")  # fmt: skip
+
+
+Cached = CachedDenoiser | AdaptiveDenoiser
+
+
+def cached_denoiser(
+    unet: UNet, policy: Policy | AdaptivePolicy, forecaster: Forecaster, rows_per_image: int = 1
+) -> Cached:
+    """The denoiser that a policy of either kind needs. rows_per_image: see AdaptiveDenoiser; a static plan is the same
+    for all rows."""
+    if isinstance(policy, AdaptivePolicy):
+        return AdaptiveDenoiser(unet, policy, forecaster, rows_per_image)
+    return CachedDenoiser(unet, policy, forecaster)
 
 
 class _Image:

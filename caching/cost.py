@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +62,7 @@ class PassCosts:
 
         count: which MACs, e.g. Macs.paper.
         """
-        return sum(count(self.of(depth)) for depth in plan) / len(plan)
+        return sum(times * count(self.of(depth)) for depth, times in Counter(plan).items()) / len(plan)
 
     def speedup(self, plan: Plan) -> float:
         """How much faster `plan` would run than full passes if time were proportional to MACs (attention included)."""

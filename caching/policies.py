@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,16 +25,19 @@ import configs
 from caching.plan import NULL, Depth, Plan, partial_between
 from configs import InputError
 
+if TYPE_CHECKING:
+    from caching.adaptive import AdaptivePolicy
+
 
 class Policy(Protocol):
-    """Decides, before sampling starts, the depth of every network evaluation."""
+    """Decides, before sampling starts, the depth of every network evaluation. (AdaptivePolicy decides during it.)"""
 
     def plan(self, num_evals: int) -> Plan:
         """One entry per network evaluation, noisiest first. Raises InputError where there is no such schedule."""
         ...
 
 
-POLICIES: dict[str, type[Policy]] = {}
+POLICIES: dict[str, type[Policy | AdaptivePolicy]] = {}
 
 P = TypeVar("P", bound=type)
 
@@ -49,7 +52,7 @@ def register(name: str) -> Callable[[P], P]:
     return add
 
 
-def make_policy(settings: Mapping[str, Any]) -> Policy:
+def make_policy(settings: Mapping[str, Any]) -> Policy | AdaptivePolicy:
     """The policy of a mapping with its `name` and its fields.
 
     A name that ends with .json is a plan file: short for name=plan file=NAME.

@@ -10,7 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from caching import FORECASTERS, POLICIES, Forecaster, NoCache, PlanFile, Policy, Reuse, make_forecaster, make_policy
+from caching import (
+    FORECASTERS,
+    POLICIES,
+    AdaptivePolicy,
+    Forecaster,
+    NoCache,
+    PlanFile,
+    Policy,
+    Reuse,
+    make_forecaster,
+    make_policy,
+)
 from samplers import SamplerConfig
 
 
@@ -18,7 +29,7 @@ class Strategy(NamedTuple):
     """One way to run the network: how deep, and with which forecast."""
 
     name: str
-    policy: Policy
+    policy: Policy | AdaptivePolicy
     forecaster: Forecaster
     guided_everywhere: bool = False  # whatever guidance.interval and guidance.every say: nothing is left out
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import configs
 import models
-from caching import CachedDenoiser, Fitted
+from caching import Cached, Fitted, cached_denoiser
 from configs import InputError
 from experiments.grid import Strategy
 from models import ClassEmbedder, Parts, TextEncoder
@@ -67,7 +67,7 @@ class Pipeline:
         """The guidance of runs under `strategy`."""
         return self.config.guidance.everywhere if strategy.guided_everywhere else self.config.guidance
 
-    def cached(self, strategy: Strategy) -> list[CachedDenoiser]:
+    def cached(self, strategy: Strategy) -> list[Cached]:
         """The U-Net under `strategy`; twice, with a store each, where guidance makes two calls.
 
         Raises InputError where weights were fitted to features that the unconditional half does not make.
@@ -77,14 +77,13 @@ class Pipeline:
             raise InputError("fitted weights hold where every network call is made; leave out guidance.interval and "
                              "guidance.every, or take another forecaster")  # fmt: skip
         calls = guidance.num_calls
-        return [CachedDenoiser(self.unet, strategy.policy, strategy.forecaster) for _ in range(calls)]
+        rows = 2 if self.is_guided and calls == 1 else 1
+        return [cached_denoiser(self.unet, strategy.policy, strategy.forecaster, rows) for _ in range(calls)]
 
     def noise(self, seeds: Sequence[int]) -> ImageNoise:
         return ImageNoise(seeds, self.shape, self.device)
 
-    def bind(
-        self, cached: Sequence[CachedDenoiser], seeds: Sequence[int], plan: GuidancePlan | None = None
-    ) -> Denoiser:
+    def bind(self, cached: Sequence[Cached], seeds: Sequence[int], plan: GuidancePlan | None = None) -> Denoiser:
         """The denoiser of one trajectory of these images: conditions and guidance around the cached network.
 
         plan: which evaluations are guided, and how; None is all of them, in full.
@@ -92,7 +91,7 @@ class Pipeline:
         cond = self.cond(seeds)
         uncond = self.conditioner.unconditional(len(seeds)) if self.is_guided and self.conditioner else None
 
-        def in_precision(denoiser: CachedDenoiser) -> ConditionalDenoiser:
+        def in_precision(denoiser: Cached) -> ConditionalDenoiser:
             if self.dtype == torch.float32:
                 return denoiser
             return lambda x, t, cond: denoiser(x.to(self.dtype), t, cond).float()

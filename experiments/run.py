@@ -34,8 +34,9 @@ class SampleConfig(PipelineConfig):
     checkpoint: str | None = None  # file, folder, URL, hf://owner/name, published name, random; null: the model's first
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     policy: dict[str, Any] = field(default_factory=lambda: {"name": "none"})  # lists of values are compared
-    # What a cached feature is taken to be now; the paper's is {name: reuse}. A plan file brings its own.
-    forecaster: dict[str, Any] = field(default_factory=lambda: {"name": "lagrange"})
+    # What a cached feature is taken to be now; the paper's is reuse. auto: see default_forecaster. A plan file brings
+    # its own.
+    forecaster: dict[str, Any] = field(default_factory=lambda: {"name": "auto"})
     num_images: int = 16
     batch_size: int = 16
     seed: int = 0  # image i is made from seed + i
@@ -54,7 +55,7 @@ def run(config: SampleConfig) -> Summary:
     """Samples, writes images, grid and summary.json into the output folder -> the summary."""
     model = model_config(config.model)
     device = pick_device(config.device)
-    chosen = strategies(config.policy, config.forecaster)
+    chosen = strategies(config.policy, config.forecaster, config.sampler)
     if config.compare:
         chosen.insert(0, UNCACHED)
     sampler = Sampler(config.sampler, model.diffusion)
@@ -95,8 +96,8 @@ def summarise(
         rows.append(
             PolicyRow(
                 name=made.name,
-                trace=made.trace,
-                uncond_trace=made.uncond_trace,
+                traces=made.traces,
+                uncond_traces=made.uncond_traces,
                 guidance=made.guidance_plan,
                 macs=costs.average(made.priced, lambda macs: macs.paper(group_norms)),
                 theoretical_speedup=costs.speedup(made.priced),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import NULL, CachedDenoiser, Plan, cached_branches
+from caching import NULL, Cached, Plan
 from experiments.grid import Strategy
 from experiments.pipeline import Pipeline
 from samplers import GuidanceConfig, GuidancePlan, Sampler, uncond_evals
@@ -21,21 +22,30 @@ class Run:
     """What one strategy made of the wanted seeds."""
 
     name: str
-    cached: list[CachedDenoiser]
+    cached: list[Cached]  # the conditional or only one, and where guidance makes two calls the unconditional one
     batches: list[Tensor] = field(default_factory=list)  # images in [-1, 1], on the CPU
-    trace: Plan = ()  # the depths that were run; the same for every batch under a static policy
+    plans: list[list[Plan]] = field(default_factory=list)  # that each of `cached` ran: one per image, or per batch
     guidance: GuidanceConfig | None = None  # None: the pipeline's
     guidance_plan: GuidancePlan = ()  # where some evaluations are not guided in full
-    uncond_trace: Plan = ()  # where guidance makes two calls: the depths that the unconditional one was run at
     seconds: float = 0.0  # in the sampling loop alone, device synchronised: no loading, decoding or writing
 
     @property
+    def traces(self) -> list[Plan]:
+        """The depths that were run: one plan per image, or a single one that all images share."""
+        return _shared(self.plans[0])
+
+    @property
+    def uncond_traces(self) -> list[Plan]:
+        """Where guidance makes two calls, the depths that the unconditional one was run at."""
+        return _shared(self.plans[1]) if len(self.plans) == 2 else []
+
+    @property
     def priced(self) -> Plan:
-        """What became of the calls that guidance at every evaluation would make; those left out cost nothing."""
-        if len(self.cached) == 1:
-            return self.trace
-        left_out = len(self.trace) - len(self.uncond_trace)
-        return self.trace + self.uncond_trace + (NULL,) * left_out
+        """What became of the calls that guidance at every evaluation would make, of all images; those left out cost
+        nothing."""
+        made = tuple(itertools.chain(*itertools.chain(*self.plans)))
+        wanted = len(self.cached) * sum(map(len, self.plans[0]))
+        return made + (NULL,) * (wanted - len(made))
 
     @property
     def images(self) -> Tensor:
@@ -80,8 +90,9 @@ def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence
         x = step.x
         bar.update(len(seeds))
     run.seconds += _time(pipeline.device) - start
-    run.trace = run.cached[0].trace
-    run.uncond_trace = run.cached[1].trace if len(run.cached) == 2 else ()
+    run.plans = run.plans or [[] for _ in run.cached]
+    for plans, cached in zip(run.plans, run.cached, strict=True):
+        plans += cached.traces
     return x
 
 
@@ -96,18 +107,22 @@ def begin(pipeline: Pipeline, sampler: Sampler, run: Run) -> GuidancePlan:
 
 
 @torch.inference_mode()
-def warm_up(pipeline: Pipeline, cached: Sequence[CachedDenoiser], batch_size: int) -> None:
-    """Runs every depth of the plan once: first calls choose kernels and allocate, which no later one does."""
+def warm_up(pipeline: Pipeline, cached: Sequence[Cached], batch_size: int) -> None:
+    """Runs every depth that the policy may choose: first calls choose kernels and allocate, which no later one does."""
     cond = pipeline.cond(range(batch_size))
     if pipeline.is_guided and len(cached) == 1:
         cond = torch.cat([cond, cond])
         batch_size *= 2
     x = torch.zeros(batch_size, *pipeline.shape, device=pipeline.device, dtype=pipeline.dtype)
     t = torch.zeros(batch_size, dtype=torch.long, device=pipeline.device)
-    branches = [branch for branch in cached_branches(cached[0].plan) if branch != NULL]
+    branches = [branch for branch in cached[0].branches if branch != NULL]
     _, tapped = pipeline.unet(x, t, cond, taps=branches)
     for branch in branches:
         pipeline.unet(x, t, cond, branch=branch, feature=tapped[branch])
+
+
+def _shared(plans: list[Plan]) -> list[Plan]:
+    return plans[:1] if len(set(plans)) == 1 else plans
 
 
 def _time(device: torch.device) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import mean
 from typing import Any
 
 from caching import Plan, describe, full_evals
@@ -15,13 +17,13 @@ class PolicyRow:
     """What one policy did: cost, time, and how far its images moved from the uncached ones."""
 
     name: str
-    trace: Plan
+    traces: list[Plan]  # one per image, or a single one that all images share
     # Per network call and image, counted as the paper does. The average is over the calls that guidance at every
     # evaluation makes: those it leaves out cost nothing.
     macs: float
     theoretical_speedup: float  # over full passes at all of these, in MACs, attention products included
     seconds: float
-    uncond_trace: Plan = ()  # where guidance makes two calls: of the unconditional one
+    uncond_traces: list[Plan] = field(default_factory=list)  # where guidance makes two calls: of the unconditional one
     guidance: GuidancePlan = ()  # of every evaluation, where some are not guided in full
     measured_speedup: float | None = None
     psnr_mean: float | None = None  # dB
@@ -33,7 +35,7 @@ class PolicyRow:
     def cells(self) -> list[str]:
         return [
             self.name,
-            self._calls(self.trace) + (f" + {self._calls(self.uncond_trace)}" if self.guidance else ""),
+            self._calls(self.traces) + (f" + {self._calls(self.uncond_traces)}" if self.guidance else ""),
             f"{self.macs / 1e9:.4g}",
             f"{self.theoretical_speedup:.2f}x",
             f"{self.measured_speedup:.2f}x" if self.measured_speedup else "",
@@ -42,9 +44,11 @@ class PolicyRow:
             self._pair(self.ssim_mean, self.ssim_worst, ".4f"),
         ]
 
-    def _calls(self, trace: Plan) -> str:
-        full = len(full_evals(trace))
-        return f"{full} / {len(trace) - full}"
+    def _calls(self, traces: Sequence[Plan]) -> str:
+        """Full and partial calls, averaged over the images."""
+        full = mean(len(full_evals(trace)) for trace in traces)
+        partial = mean(map(len, traces)) - full
+        return " / ".join(f"{count:.1f}".removesuffix(".0") for count in (full, partial))
 
     def _pair(self, mean: float | None, worst: float | None, form: str) -> str:
         if mean is not None and worst is not None:
@@ -125,6 +129,12 @@ class Summary:
         ]
 
     def _plan_line(self) -> list[str]:
-        """The plan itself, where there is one to show."""
-        cached = [row for row in self.rows if any(depth is not None for depth in row.trace)]
-        return [f"plan: {describe(cached[0].trace)}"] if len(cached) == 1 else []
+        """The plan itself, where there is one to show; of several, how far they differ."""
+        cached = [row for row in self.rows if any(depth is not None for trace in row.traces for depth in trace)]
+        if len(cached) != 1:
+            return []
+        traces = cached[0].traces
+        if len(traces) == 1:
+            return [f"plan: {describe(traces[0])}"]
+        full = [len(full_evals(trace)) for trace in traces]
+        return [f"full passes per image: {min(full)} to {max(full)}; every image's plan is in summary.json"]

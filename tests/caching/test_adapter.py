@@ -12,7 +12,7 @@ from tiny_pipelines import PROMPT, SD_DIFFUSION, ddpm_unet, ours, sampler_config
 
 import caching.adapter
 import models
-from caching import CachedDenoiser, DiffusersUNet, Explicit, NoCache, Reuse, Uniform
+from caching import Adaptive, AdaptiveDenoiser, CachedDenoiser, DiffusersUNet, Explicit, NoCache, Reuse, Uniform
 from configs import InputError
 from samplers import DiffusionConfig, Sampler, SamplerConfig, guide
 
@@ -66,6 +66,19 @@ def test_without_a_cache_pixel_pipelines_make_their_own_images(pixels, name):
     got, _ = sample_pixels(name, our, NoCache())
     assert expected.std() > 0.1
     assert_same(got, expected)
+
+
+def test_adaptive_caching_runs_inside_pipelines(pixels):
+    _, our = pixels
+    expected, _ = sample_pixels("ddim", our, Uniform(interval=3, branch=2))
+    pipe = DDIMPipeline(unet=our, scheduler=DDIMScheduler())
+    policy = Adaptive(bound=float("inf"), max_age=3, branch=2)
+    pipe.unet = DiffusersUNet(AdaptiveDenoiser(our, policy, Reuse()), pipe)
+    for _ in range(2):  # the second run finds nothing of the first
+        run = pipe(batch_size=2, generator=generator(), num_inference_steps=12, output_type="np",
+                   use_clipped_model_output=True)  # fmt: skip
+        assert_same(run.images, expected)
+    assert pipe.unet.cached.traces == [Uniform(interval=3, branch=2).plan(12)] * 2
 
 
 @pytest.mark.parametrize("name", PIXEL_PIPELINES)

@@ -138,7 +138,7 @@ def test_policies_come_from_configuration_files():
 def test_the_probe_is_the_relative_change_of_the_skip(network, branch):
     xs = [ImageNoise([seed], (3, 16, 16))() for seed in range(4)]
     probes: list[Probe] = []
-    drive(AdaptiveDenoiser(network, Recording(probes, full=(2,), branch=branch)), xs)
+    drive(AdaptiveDenoiser(network, Recording(probes, full=(2,), branch=branch), Reuse()), xs)
     emb, _ = network.embed(torch.tensor([500]), None)
     skips = [network.descend(x, emb, None, 0, branch + 1)[branch] for x in xs]
 
@@ -160,9 +160,9 @@ def test_the_probe_is_the_relative_change_of_the_skip(network, branch):
 def test_a_bound_of_zero_is_no_caching(kind, sampler):
     config, conds = CONDS[kind]
     network, cond = models.load("random", config), conds(range(2))
-    plain = sample(CachedDenoiser(network, NoCache()), range(2), solver(sampler), cond)
+    plain = sample(CachedDenoiser(network, NoCache(), Reuse()), range(2), solver(sampler), cond)
     for policy in (Threshold(0.0), Adaptive(bound=0.0)):
-        denoiser = AdaptiveDenoiser(network, policy)
+        denoiser = AdaptiveDenoiser(network, policy, Lagrange())
         assert torch.equal(sample(denoiser, range(2), solver(sampler), cond), plain)
         assert denoiser.traces == [(None,) * solver(sampler).num_evals] * 2
 
@@ -209,7 +209,7 @@ def test_an_image_that_always_refreshes_beside_one_that_never_does(network):
 )
 def test_an_image_does_not_depend_on_its_batch_mates(kind, policy):
     config, conds = CONDS[kind]
-    denoiser = AdaptiveDenoiser(models.load("random", config), policy)
+    denoiser = AdaptiveDenoiser(models.load("random", config), policy, Lagrange())
 
     def run(*batches):
         made = [(sample(denoiser, seeds, cond=conds(seeds)), denoiser.traces) for seeds in batches]
@@ -227,8 +227,8 @@ def test_an_image_does_not_depend_on_its_batch_mates(kind, policy):
 
 
 def test_a_new_trajectory_never_sees_old_features(network):
-    fresh = sample(AdaptiveDenoiser(network, Threshold(0.3)))
-    denoiser = AdaptiveDenoiser(network, Threshold(0.3))
+    fresh = sample(AdaptiveDenoiser(network, Threshold(0.3), Lagrange()))
+    denoiser = AdaptiveDenoiser(network, Threshold(0.3), Lagrange())
     drive(denoiser, [torch.full((2, 3, 16, 16), 3.0)] * 2)
     denoiser.begin(9)
     denoiser(torch.full((3, 3, 16, 16), torch.nan), torch.full((3,), 500))  # broken off
@@ -240,7 +240,7 @@ def test_rows_of_one_image_decide_together(network):
     generator = torch.Generator().manual_seed(0)
     still = torch.randn(2, 3, 16, 16, generator=generator)
     moving = [torch.randn(1, 3, 16, 16, generator=generator) for _ in range(3)]
-    denoiser = AdaptiveDenoiser(network, Threshold(0.1), rows_per_image=2)
+    denoiser = AdaptiveDenoiser(network, Threshold(0.1), Reuse(), rows_per_image=2)
     drive(denoiser, [torch.cat([still, still[:1], x]) for x in moving])
     assert denoiser.traces == [(None, 1, 1), (None, None, None)]
 
@@ -251,12 +251,12 @@ def test_rows_of_one_image_decide_together(network):
 @pytest.mark.parametrize("branch", [-1, 6])
 def test_a_branch_that_does_not_exist_is_refused_before_anything_runs(network, branch):
     with pytest.raises(InputError, match=r"branches 0 \(outermost\) to 5"):
-        AdaptiveDenoiser(network, Threshold(branch=branch)).begin(4)
+        AdaptiveDenoiser(network, Threshold(branch=branch), Reuse()).begin(4)
 
 
 def test_trajectories_that_do_not_fit_are_refused(network):
     x, t = torch.zeros(2, 3, 16, 16), torch.full((2,), 500)
-    denoiser = AdaptiveDenoiser(network, Threshold())
+    denoiser = AdaptiveDenoiser(network, Threshold(), Reuse())
     with pytest.raises(InputError, match="call begin"):
         denoiser(x, t)
     with pytest.raises(InputError, match="log_snr has 1 entries for 2"):
@@ -268,14 +268,30 @@ def test_trajectories_that_do_not_fit_are_refused(network):
     denoiser(x, t)
     with pytest.raises(InputError, match="trajectory of 2 network evaluations is over"):
         denoiser(x, t)
-    paired = AdaptiveDenoiser(network, Threshold(), rows_per_image=2)
+    paired = AdaptiveDenoiser(network, Threshold(), Reuse(), rows_per_image=2)
     paired.begin(1)
     with pytest.raises(InputError, match="a batch of 1 rows is no multiple of the 2"):
         paired(x[:1], t[:1])
 
 
 def test_a_cond_of_another_kind_is_refused(network):
-    denoiser = AdaptiveDenoiser(network, Threshold())
+    denoiser = AdaptiveDenoiser(network, Threshold(), Reuse())
     denoiser.begin(1)
     with pytest.raises(InputError, match="takes no cond"):
         denoiser(torch.zeros(1, 3, 16, 16), torch.tensor([500]), torch.tensor([1]))
+
+
+def test_a_denoiser_that_is_not_called_at_every_evaluation_has_a_trajectory_of_its_own():
+    """As the unconditional half of guidance; its forecasts know when its calls are."""
+    network, x = models.load("random", DDPM), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    seldom = AdaptiveDenoiser(network, Recording([], full=(5,)), Lagrange(1))
+    static = CachedDenoiser(network, Uniform(5, 1), Lagrange(1))
+    for denoiser in (seldom, static):
+        denoiser.begin(10, at=[0, 2, 5, 6])
+    for step in range(4):
+        eps = [denoiser(x * (1 + step), torch.full((2,), 500)) for denoiser in (seldom, static)]
+        assert close(*eps)
+    assert seldom.traces == [(None, 1, None, 1)] * 2
+    assert static.trace == (None, 1, None, 1)
+    with pytest.raises(InputError, match="trajectory of 4 network evaluations is over"):
+        seldom(x, torch.full((2,), 500))

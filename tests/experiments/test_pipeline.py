@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import configs
-from caching import Fitted, NoCache, Reuse, Uniform, pass_costs
+from caching import Adaptive, Fitted, NoCache, Reuse, Threshold, Uniform, pass_costs
 from configs import InputError
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
@@ -107,6 +107,19 @@ def test_two_guided_calls_have_a_store_each(model):
     assert len(pipeline(model(CLASSES), guidance=GuidanceConfig(2.0)).cached(UNCACHED)) == 1
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_adaptive_images_depend_on_their_seeds_alone_under_guidance(model, calls):
+    pipe = pipeline(model(CLASSES), guidance=GuidanceConfig(1.5, calls))
+    together = latents(pipe, [5, 6, 7], Threshold(0.3))
+    assert torch.allclose(together[1:2], latents(pipe, [6], Threshold(0.3)), atol=1e-4 * float(together.abs().max()))
+
+
+@pytest.mark.parametrize(("calls", "rows"), [(1, 2), (2, 1)])
+def test_both_halves_of_one_guided_call_decide_together(model, calls, rows):
+    denoisers = pipeline(model(CLASSES), guidance=GuidanceConfig(1.5, calls)).cached(Strategy("", Adaptive(), Reuse()))
+    assert [denoiser.rows_per_image for denoiser in denoisers] == [rows] * calls
+
+
 def test_image_i_depends_on_its_seed_alone(model):
     pipe = pipeline(model(CLASSES), guidance=GuidanceConfig(1.5))
     together = latents(pipe, [5, 6, 7], Uniform(2, 1))
@@ -155,7 +168,7 @@ def test_a_whole_run_of_a_latent_model(model, tmp_path, content, settings):
         "policy": {"name": "uniform", "interval": 5, "branch": 0, "horizon": 5},
     }  # fmt: skip
     summary = run(configs.parse(SampleConfig, layer, where="test"))
-    assert summary.rows[1].trace == (None, 0, 0, 0, 0, 0)  # six network calls, the second of them partial
+    assert summary.rows[1].traces == [(None, 0, 0, 0, 0, 0)]  # six network calls, the second of them partial
     assert len(summary.conditions) == 2
     assert all(summary.conditions)
     image = np.asarray(Image.open(tmp_path / "out" / "uncached" / "000001.png"))
@@ -190,9 +203,9 @@ def test_partial_guidance_calls_the_network_as_often_as_its_plan_says(model, pol
     plan = PARTIAL.plan(sampler.eval_log_snr)
     (made,) = sample_strategies(pipe, sampler, [Strategy("", policy, Reuse())], [0, 1], 2)
     assert {"both", "held", "off"} == set(made.guidance_plan)
-    assert len(made.trace) == sampler.num_evals
-    assert len(made.uncond_trace) == plan.count("both")
-    assert made.uncond_trace[0] is None  # the first guided evaluation has nothing to reuse
+    assert len(made.traces[0]) == sampler.num_evals
+    assert len(made.uncond_traces[0]) == plan.count("both")
+    assert made.uncond_traces[0][0] is None  # the first guided evaluation has nothing to reuse
     assert made.images.isfinite().all()
 
 
@@ -219,12 +232,12 @@ def test_without_a_cache_both_calls_and_a_hand_written_loop_agree(model):
 def test_calls_that_guidance_leaves_out_cost_nothing(model, tmp_path):
     path = model(CLASSES)
     plain = whole_run(path, tmp_path / "plain").rows[1]
-    assert (plain.theoretical_speedup, plain.guidance, plain.uncond_trace) == (1.0, (), ())
+    assert (plain.theoretical_speedup, plain.guidance, plain.uncond_traces) == (1.0, (), [])
     summary = whole_run(path, tmp_path / "limited", guidance={"scale": 3.0, "every": 3})
     uncached, limited = summary.rows
     assert (uncached.macs, uncached.guidance) == (plain.macs, ())
     assert limited.guidance == ("both", "held", "held") * 2 + ("both", "held")
-    assert (len(limited.trace), len(limited.uncond_trace)) == (8, 3)
+    assert (len(limited.traces[0]), len(limited.uncond_traces[0])) == (8, 3)
     assert limited.theoretical_speedup == pytest.approx(16 / 11)
     assert limited.macs == pytest.approx(plain.macs * 11 / 16)
     assert "both halves at 3 of 8 evaluations" in str(summary)
@@ -235,8 +248,8 @@ def test_a_cached_halfs_passes_are_priced_where_it_is_called(model, tmp_path):
     policy, guidance = {"name": "uniform", "interval": 2, "branch": 0}, {"scale": 3.0, "every": 3}
     path = model(CLASSES)
     _, row = whole_run(path, tmp_path / "out", policy=policy, guidance=guidance).rows
-    assert row.trace == (None, 0) * 4
-    assert row.uncond_trace == (None, None, None)  # at 0, 3 and 6; the pass due at 2 is made up at 3
+    assert row.traces == [(None, 0) * 4]
+    assert row.uncond_traces == [(None, None, None)]  # at 0, 3 and 6; the pass due at 2 is made up at 3
     costs = pass_costs(pipeline(path).unet.config)
     spent = 7 * costs.full.total + 4 * costs.partial[0].total
     assert row.theoretical_speedup == pytest.approx(16 * costs.full.total / spent)

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 import configs
-from caching import POLICIES
+from caching import POLICIES, pass_costs
 from configs import InputError
 from experiments.cli import main
 from experiments.grid import expand, folder_name, label
+from experiments.model import model_config
 from experiments.run import SampleConfig, run
 
 TINY = """
@@ -50,7 +51,7 @@ def test_a_run_leaves_images_grid_and_summary(tiny, tmp_path):
     assert read(out / "uniform-interval3-branch1").shape == (3, 16, 16, 3)
     assert Image.open(out / "grid.png").size[0] > 3 * 16
     stored = json.loads((out / "summary.json").read_text())
-    assert stored["rows"][1]["trace"] == [None, 1, 1, None, 1]
+    assert stored["rows"][1]["traces"] == [[None, 1, 1, None, 1]]
     assert stored["config"]["num_images"] == 3
     row = summary.rows[1]
     assert row.theoretical_speedup > 1
@@ -67,6 +68,25 @@ def test_interval_one_moves_no_bit(tiny, tmp_path):
     assert summary.rows[1].identical == 3
     assert "identical" in str(summary)
     assert np.array_equal(read(tmp_path / "out" / "uncached"), read(tmp_path / "out" / "uniform-interval1-branch1"))
+
+
+def test_an_adaptive_run_counts_the_calls_of_all_images(tiny, tmp_path):
+    policy, sampler = {"name": "adaptive", "bound": 0.7, "power": 1.0}, {"steps": 8, "clip": True}
+    settings = {"policy": policy, "sampler": sampler, "num_images": 5}
+    summary = run(config_of(tiny, tmp_path, batch_size=2, **settings))
+    row = summary.rows[1]
+    assert len(row.traces) == 5
+    assert len(set(row.traces)) > 1  # else this says nothing
+    full = [sum(depth is None for depth in trace) for trace in row.traces]
+    assert f"{sum(full) / 5:.1f}".removesuffix(".0") + " / " in str(summary)
+    assert f"full passes per image: {min(full)} to {max(full)}" in str(summary)
+    costs = pass_costs(model_config(tiny).network)
+    spent = [sum(costs.of(depth).paper() for depth in trace) / 8 for trace in row.traces]
+    assert row.macs == pytest.approx(sum(spent) / 5)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [tuple(trace) for trace in stored["rows"][1]["traces"]] == row.traces
+    alone = run(config_of(tiny, tmp_path, **settings, batch_size=1, out=str(tmp_path / "alone")))
+    assert alone.rows[1].traces == row.traces
 
 
 def test_without_comparison_only_the_policy_runs(tiny, tmp_path):
