@@ -23,6 +23,7 @@ from caching import (
     Uniform,
     describe,
     drift_threshold,
+    full_evals,
     least_drift,
     make_policy,
     neighbour,
@@ -163,7 +164,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
 
 
 CLOSED_FORMS = (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3), Lagrange(1, "log_snr"), Lagrange(2, "log_snr"))
-WARPS = (0.8, 0.9, 1.1, 1.25)
+WARPS = (0.85, 1.15)
 RIDGES = (1e-3, 1e-2)
 
 
@@ -194,13 +195,15 @@ class Search:
         best = [trial.plan for trial in trials[:5]]
         trials += self.compare("forecasts", list(itertools.product(best, CLOSED_FORMS)))
         trials.sort(key=lambda trial: -trial.psnr)
-        warped = []
-        for trial in trials[:2]:
+        # Where passes fall against the last evaluations matters more than how many there are.
+        others = []
+        for trial in trials[:3]:
             shape = next(shape for shape, plan in regular.items() if plan == trial.plan)
-            for warp in WARPS:
-                plan = shape._replace(warp=warp, closed=True).largest(evals, self.budget)
-                warped += [(plan, trial.forecaster)] if plan else []
-        return max(trials + self.compare("spacings", warped), key=lambda trial: trial.psnr)
+            full = len(full_evals(trial.plan))
+            nearby = [shape.plan(evals, full - less) for less in (1, 2, 3) if full > less]
+            nearby += [shape._replace(warp=warp).largest(evals, self.budget) for warp in WARPS]
+            others += [(plan, trial.forecaster) for plan in nearby if plan]
+        return max(trials + self.compare("variants", others), key=lambda trial: trial.psnr)
 
     def compare(self, what: str, candidates: Sequence[tuple[Plan, Forecaster]]) -> list[Trial]:
         """Measured on few seeds, the best first."""
