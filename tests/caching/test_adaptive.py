@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import DDPM, GUIDED, LDM
+from small_networks import DDPM, GUIDED, LDM
 
 import models
 from caching import (
