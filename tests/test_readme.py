@@ -5,13 +5,13 @@ import re
 import pytest
 
 import configs
-from caching import POLICIES, make_policy
+from caching import FORECASTERS, POLICIES, Moment, make_forecaster, make_policy
 
 README = (configs.ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_example_policy_runs():
-    example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "@register" in code)
+    example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "@register(" in code)
     assert len(example.strip().splitlines()) < 20
     try:
         exec(example, {})
@@ -19,6 +19,18 @@ def test_the_example_policy_runs():
         assert policy.plan(8) == (None, None, None, None, 4, None, 4, None)
     finally:
         POLICIES.pop("warmup", None)
+
+
+def test_the_example_forecaster_runs():
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = next(code for code in examples if "@register_forecaster" in code)
+    assert len(example.strip().splitlines()) < 20
+    try:
+        exec(example, {})
+        forecaster = make_forecaster({"name": "damped", "share": 0.5})
+        assert forecaster.weights([Moment(4), Moment(2)], Moment(5), 0) == [1.25, -0.25]
+    finally:
+        FORECASTERS.pop("damped", None)
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/\w+\.py", README))))
