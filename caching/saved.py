@@ -52,7 +52,8 @@ class SavedPlan:
             raise InputError("it was made for other timesteps; calibrate one for this noise schedule")
 
     def save(self, path: str | Path) -> None:
-        text = json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n"
+        fields = {"format": FORMAT} | asdict(self)
+        text = "{\n" + ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in fields.items()) + "\n}\n"
         write_atomically(Path(path), lambda unfinished: unfinished.write_text(text))
 
 

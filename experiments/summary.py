@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import mean
 from typing import Any
 
-from caching import Plan, describe, full_evals
+from caching import NULL, Plan, describe, full_evals
 from experiments.tables import markdown
 from samplers import GuidancePlan
 
@@ -45,10 +45,12 @@ class PolicyRow:
         ]
 
     def _calls(self, traces: Sequence[Plan]) -> str:
-        """Full and partial calls, averaged over the images."""
+        """Full and partial calls, and null steps where there are some, averaged over the images."""
         full = mean(len(full_evals(trace)) for trace in traces)
-        partial = mean(map(len, traces)) - full
-        return " / ".join(f"{count:.1f}".removesuffix(".0") for count in (full, partial))
+        null = mean(trace.count(NULL) for trace in traces)
+        partial = mean(map(len, traces)) - full - null
+        counts = (full, partial, null) if null else (full, partial)
+        return " / ".join(f"{count:.1f}".removesuffix(".0") for count in counts)
 
     def _pair(self, mean: float | None, worst: float | None, form: str) -> str:
         if mean is not None and worst is not None:
@@ -58,7 +60,7 @@ class PolicyRow:
 
 HEADER = [
     "policy",
-    "calls full / partial",
+    "calls full / partial (/ null)",
     "G MACs",
     "theory",
     "measured",
