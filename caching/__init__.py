@@ -27,8 +27,8 @@ from caching.plan import (
     partial_between,
     refreshed,
 )
-from caching.policies import POLICIES, Explicit, Nested, NoCache, Nonuniform, Policy, Uniform, make_policy, register
-from caching.saved import PlanFile, SavedPlan, load_plan
+from caching.policies import POLICIES, Explicit, Nested, NoCache, Nonuniform, Policy, Uniform, register
+from caching.saved import PlanFile, SavedPlan, load_plan, make_policy
 from caching.schedules import drift_threshold, least_drift
 from caching.search import Budget, Shape, neighbour, shapes
 from caching.store import FeatureStore, ImageStore

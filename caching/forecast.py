@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 import configs
+from caching.registry import Registry
 from configs import InputError
 
 
@@ -48,29 +49,9 @@ class Forecaster(Protocol):
         ...
 
 
-FORECASTERS: dict[str, type[Forecaster]] = {}
-
-F = TypeVar("F", bound=type)
-
-
-def register_forecaster(name: str) -> Callable[[F], F]:
-    """Makes a forecaster available to configuration files under `name`."""
-
-    def add(forecaster: F) -> F:
-        FORECASTERS[name] = forecaster
-        return forecaster
-
-    return add
-
-
-def make_forecaster(settings: Mapping[str, Any]) -> Forecaster:
-    """The forecaster of a mapping with its `name` and its fields. Raises InputError as make_policy does."""
-    settings = dict(settings)
-    name = str(settings.pop("name", "reuse"))
-    configs.one_of(name, FORECASTERS, "the forecaster")
-    cls = FORECASTERS[name]
-    configs.check_keys(settings, [field.name for field in fields(cls)], f"the forecaster {name!r}")
-    return configs.parse(cls, settings, where=f"the forecaster {name!r}")
+FORECASTERS = Registry("forecaster")
+register_forecaster = FORECASTERS.register
+make_forecaster = FORECASTERS.make
 
 
 @register_forecaster("reuse")
@@ -86,24 +67,30 @@ class Reuse:
         return [1.0]
 
 
-@register_forecaster("lagrange")
 @dataclass(frozen=True)
-class Lagrange:
-    """The polynomial of degree `order` through the last order + 1 features, read now; a lower degree while there are
-    fewer. Order 1 is linear extrapolation, order 0 reuse.
+class Extrapolation:
+    """What polynomial forecasts have in common.
 
-    clock: what the polynomial is in: `evaluation` (the step index) or `log_snr`.
+    order: its degree, 0 (reuse) to 3; lower while fewer than order + 1 features are stored. clock: what it is a
+    polynomial in, `evaluation` (the step index) or `log_snr`.
     """
 
     order: int = 2
     clock: str = "evaluation"
 
     def __post_init__(self) -> None:
-        _check(self.order, self.clock)
+        if not 0 <= self.order <= 3:
+            raise InputError(f"a forecaster's order must lie in 0..3, not {self.order}")
+        configs.one_of(self.clock, CLOCKS, "the clock")
 
     @property
     def history(self) -> int:
         return self.order + 1
+
+
+@register_forecaster("lagrange")
+class Lagrange(Extrapolation):
+    """The polynomial through the last order + 1 features, read now. Order 1 is linear extrapolation."""
 
     def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
         # w_k = Π_{j≠k} (t - t_j) / (t_k - t_j)
@@ -116,23 +103,9 @@ class Lagrange:
 
 
 @register_forecaster("taylor")
-@dataclass(frozen=True)
-class Taylor:
+class Taylor(Extrapolation):
     """Taylor's polynomial at the last feature, derivatives from repeated backward differences (Liu et al. 2025,
-    TaylorSeer, eq. 7); equals Lagrange at order 1.
-
-    clock: as in Lagrange.
-    """
-
-    order: int = 1
-    clock: str = "evaluation"
-
-    def __post_init__(self) -> None:
-        _check(self.order, self.clock)
-
-    @property
-    def history(self) -> int:
-        return self.order + 1
+    TaylorSeer, eq. 7); equals Lagrange at order 1."""
 
     def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
         # F(t) = Σ_i F⁽ⁱ⁾ (t - t_0)ⁱ / i!, with F⁽ⁱ⁾(t_k) = (F⁽ⁱ⁻¹⁾(t_k) - F⁽ⁱ⁻¹⁾(t_k+1)) / (t_k - t_k+1)
@@ -205,9 +178,3 @@ def combine(weights: Sequence[float], features: Sequence[Tensor]) -> Tensor:
 
 def _difference(newer: Mapping[int, float], older: Mapping[int, float], apart: float) -> dict[int, float]:
     return {k: (newer.get(k, 0.0) - older.get(k, 0.0)) / apart for k in {*newer, *older}}
-
-
-def _check(order: int, clock: str) -> None:
-    if not 0 <= order <= 3:
-        raise InputError(f"a forecaster's order must lie in 0..3, not {order}")
-    configs.one_of(clock, CLOCKS, "the clock")

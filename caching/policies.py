@@ -15,18 +15,14 @@ write the class and register it:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-import configs
 from caching.plan import NULL, Depth, Plan, partial_between
+from caching.registry import Registry
 from configs import InputError
-
-if TYPE_CHECKING:
-    from caching.adaptive import AdaptivePolicy
 
 
 class Policy(Protocol):
@@ -37,36 +33,8 @@ class Policy(Protocol):
         ...
 
 
-POLICIES: dict[str, type[Policy | AdaptivePolicy]] = {}
-
-P = TypeVar("P", bound=type)
-
-
-def register(name: str) -> Callable[[P], P]:
-    """Makes a policy available to configuration files under `name`."""
-
-    def add(policy: P) -> P:
-        POLICIES[name] = policy
-        return policy
-
-    return add
-
-
-def make_policy(settings: Mapping[str, Any]) -> Policy | AdaptivePolicy:
-    """The policy of a mapping with its `name` and its fields.
-
-    A name that ends with .json is a plan file: short for name=plan file=NAME.
-    Raises InputError for an unknown policy, a field that it does not have (naming the nearest), and a missing or
-    wrong value.
-    """
-    settings = dict(settings)
-    name = str(settings.pop("name", "none"))
-    if name.endswith(".json"):
-        name, settings = "plan", {"file": name} | settings
-    configs.one_of(name, POLICIES, "the policy")
-    cls = POLICIES[name]
-    configs.check_keys(settings, [field.name for field in fields(cls)], f"the policy {name!r}")
-    return configs.parse(cls, settings, where=f"the policy {name!r}")
+POLICIES = Registry("policy")
+register = POLICIES.register
 
 
 @register("none")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import configs
+from caching.adaptive import AdaptivePolicy
 from caching.forecast import Forecaster, make_forecaster
 from caching.plan import Plan
-from caching.policies import register
+from caching.policies import POLICIES, Policy, register
 from configs import InputError
 from models.files import write_atomically
 
@@ -97,3 +98,12 @@ class PlanFile:
             self.saved.check(checkpoint, sampler, timesteps)
         except InputError as error:
             raise InputError(f"{self.file} does not fit: {error}") from error
+
+
+def make_policy(settings: Mapping[str, Any]) -> Policy | AdaptivePolicy:
+    """The policy of a mapping with its `name` and its fields. A name that ends with .json is a plan file: short for
+    name=plan file=NAME. Raises InputError as Registry.make does."""
+    name = str(settings.get("name"))
+    if name.endswith(".json"):
+        settings = {**settings, "name": "plan", "file": name}
+    return POLICIES.make(settings)
