@@ -87,13 +87,7 @@ def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
         return Row(setting, budget, group, name, sampler, plan, forecaster)
 
     calls = int(budget * full + 1e-6)
-    fewer = replace(setting, spacing="leading" if setting.spacing == "uniform" else setting.spacing, steps=calls)
-    for name, sampler in (
-        ("DDIM", fewer),
-        ("DPM-Solver++ 2M", replace(fewer, name="dpmpp_2m")),
-        ("DPM-Solver++ 2M, quadratic", replace(fewer, name="dpmpp_2m", spacing="quadratic")),
-        ("PLMS", replace(fewer, name="plms", steps=calls - 1)),
-    ):
+    for name, sampler in fewer_steps(setting, calls).items():
         yield row("fewer steps", f"{sampler.steps} steps of {name}", NoCache().plan(calls), Reuse(), sampler)
     for compared in saved.record["compared"]:
         plan, forecaster = tuple(compared["entries"]), make_forecaster(compared["forecaster"])
@@ -115,6 +109,18 @@ def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
         yield row("null steps", f"null steps between {calls} calls, {words(forecaster)}", null, forecaster)
     yield row("calibrated", f"calibrated, {words(make_forecaster(saved.forecaster))}", saved.plan,
               make_forecaster(saved.forecaster))  # fmt: skip
+
+
+def fewer_steps(setting: SamplerConfig, calls: int) -> dict[str, SamplerConfig]:
+    """Solvers with so many network calls, over the timesteps of the setting and over others that may suit them."""
+    spacing = "leading" if setting.spacing == "uniform" else setting.spacing  # of exactly so many steps
+    ddim = replace(setting, spacing=spacing, steps=calls)
+    solvers = {"DDIM": ddim}
+    for other in dict.fromkeys((spacing, "fractional", "quadratic")):
+        solvers[f"DPM-Solver++ 2M, {other}"] = replace(ddim, name="dpmpp_2m", spacing=other)
+    for other in dict.fromkeys((spacing, "fractional")):
+        solvers[f"PLMS, {other}"] = replace(ddim, name="plms", steps=calls - 1, spacing=other)
+    return solvers
 
 
 class Frontier:
