@@ -56,7 +56,7 @@ class CalibrateConfig(SampleConfig):
     seeds: int = 24  # calibration images, from first_seed on, and as many again to check the result on
     first_seed: int = 1_000_000  # far from those that images are usually made from
     screening: int = 8  # seeds on which the regular plans are compared first
-    trials: int = 60  # changes of the best plan that are tried
+    trials: int = 30  # changes of the best plan that are tried
     search_seed: int = 0
     plan: str | None = None  # where the plan goes; null: plans/, named after model, sampler and budget
 
