@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 import configs
-from caching import POLICIES, pass_costs
+from caching import POLICIES, Lagrange, Reuse, pass_costs
 from configs import InputError
 from experiments.cli import main
-from experiments.grid import expand, folder_name, label
+from experiments.grid import expand, folder_name, label, strategies
 from experiments.model import model_config
 from experiments.run import SampleConfig, run
+from samplers import SamplerConfig
 
 TINY = """
 network: {resolution: 16, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [1]}
@@ -139,6 +140,32 @@ def test_lists_stand_for_every_combination():
         "uniform interval=5 branch=0", "uniform interval=5 branch=1",
     ]  # fmt: skip
     assert folder_name(label(settings[0])) == "uniform-interval3-branch0"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "forecaster"),
+    [({"name": "ddim"}, Lagrange(2)), ({"name": "plms"}, Lagrange(2)), ({"name": "ddpm"}, Reuse()),
+     ({"name": "ddim", "eta": 1.0}, Reuse())],
+)  # fmt: skip
+def test_the_default_forecast_depends_on_the_sampler(sampler, forecaster):
+    chosen = strategies({"name": "uniform"}, {"name": "auto"}, SamplerConfig(**sampler))
+    assert [strategy.forecaster for strategy in chosen] == [forecaster]
+
+
+def test_every_policy_meets_every_forecaster_that_is_listed():
+    policy = {"name": "uniform", "interval": [3, 5]}
+    chosen = strategies(policy, {"name": "lagrange", "order": [1, 2]}, SamplerConfig())
+    assert [strategy.name for strategy in chosen] == [
+        "uniform interval=3 lagrange order=1", "uniform interval=3 lagrange order=2",
+        "uniform interval=5 lagrange order=1", "uniform interval=5 lagrange order=2",
+    ]  # fmt: skip
+    assert len(strategies({"name": "none"}, {"name": "lagrange", "order": [1, 2]}, SamplerConfig())) == 1
+
+
+@pytest.mark.parametrize("config", sorted(configs.FOLDER.glob("*.yaml")))
+def test_the_configurations_of_published_models_reuse_as_the_paper_does(config):
+    reuses = configs.read(config).get("forecaster") == {"name": "reuse"}
+    assert reuses == (config.stem != "mnist32")
 
 
 def test_a_setting_that_is_itself_a_list_stays_whole():

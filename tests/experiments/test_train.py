@@ -324,6 +324,27 @@ def test_the_finished_checkpoint_loads_and_says_what_was_done(config, tmp_path):
     assert str(tmp_path).encode() not in path.read_bytes()
 
 
+def test_training_can_go_on_from_a_checkpoint(config, tmp_path):
+    """From its weights, with a new optimiser; the record names the file and what its training was."""
+    first = train(config)
+    start = models.load(first)
+    further = replace(config, init=str(first), seed=1, out=str(tmp_path / "further"))
+    trainer = Trainer(further, model_config(config.model), CPU)
+    for network in (trainer.network, trainer.ema):
+        assert all(torch.equal(value, start.state_dict()[key]) for key, value in network.state_dict().items())
+    assert trainer.network.training
+    record = models.load(train(further)).provenance.records["training"]
+    assert record["init"] == {"sha256": start.provenance.sha256, "training": start.provenance.records["training"]}
+    assert start.provenance.records["training"]["init"] == "random"
+
+
+def test_a_checkpoint_of_another_network_is_no_start(config, tmp_path):
+    other = models.random(models.UNetConfig(resolution=4, channels=32, channel_mult=[1], num_res_blocks=2))
+    models.save(other, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"other\.safetensors"):
+        train(replace(config, init=str(tmp_path / "other.safetensors")))
+
+
 def test_half_precision_halves_the_checkpoint(config):
     network = models.load(train(config))
     whole = (Path(config.out) / "model.safetensors").stat().st_size
