@@ -63,10 +63,13 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
 def default_forecaster(sampler: SamplerConfig) -> dict[str, Any]:
     """What `forecaster=auto` means.
 
-    Along deterministic trajectories features are smooth, and a parabola through the last three foretells them best.
-    Where every step adds fresh noise a feature is partly noise, which extrapolation amplifies: reuse.
+    Along deterministic trajectories features are smooth, and a parabola through the last three foretells them best, or
+    a line where steps are few and long. Where every step adds fresh noise a feature is partly noise, which
+    extrapolation amplifies: reuse.
     """
-    return {"name": "reuse"} if sampler.is_stochastic else {"name": "lagrange", "order": 2}
+    if sampler.is_stochastic:
+        return {"name": "reuse"}
+    return {"name": "lagrange", "order": 1 if sampler.steps < 20 else 2}
 
 
 def expand(settings: Mapping[str, Any], known: Mapping[str, type]) -> list[dict[str, Any]]:
