@@ -144,8 +144,8 @@ def test_lists_stand_for_every_combination():
 
 @pytest.mark.parametrize(
     ("sampler", "forecaster"),
-    [({"name": "ddim"}, Lagrange(2)), ({"name": "plms"}, Lagrange(2)), ({"steps": 10}, Lagrange(1)), ({"name": "ddpm"}, Reuse()),
-     ({"name": "ddim", "eta": 1.0}, Reuse())],
+    [({"name": "ddim"}, Lagrange(2)), ({"name": "plms"}, Lagrange(2)), ({"steps": 10}, Lagrange(1)),
+     ({"name": "ddpm"}, Reuse()), ({"name": "ddim", "eta": 1.0}, Reuse())],
 )  # fmt: skip
 def test_the_default_forecast_depends_on_the_sampler(sampler, forecaster):
     chosen = strategies({"name": "uniform"}, {"name": "auto"}, SamplerConfig(**sampler))
