@@ -1,5 +1,7 @@
 """models/files.py: a file appears whole or not at all."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,13 +11,15 @@ from models.files import write_atomically, write_safetensors
 resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file can grow beyond 2000 bytes."""
+    """No file can grow beyond 2000 bytes. Not a fixture: pytest's own report may be a longer file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 WRITERS = {
@@ -25,11 +29,11 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_leaves_what_was_there(write, full_disk, tmp_path):
+def test_a_full_disk_leaves_what_was_there(write, tmp_path):
     path = tmp_path / "folder" / "file"
     write(path, 10)
     before = path.read_bytes()
-    with pytest.raises(OSError, match="File too large") as raised:
+    with full_disk(), pytest.raises(OSError, match="File too large") as raised:
         write(path, 10_000)
     assert raised.value.filename == str(path)
     assert path.read_bytes() == before
