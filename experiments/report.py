@@ -42,7 +42,7 @@ FIGURE_DPI = 192  # twice that of the screen a figure is laid out for
 SCREEN_DPI = 96
 THUMBNAIL = 128  # pixels; larger images of a grid are shown at this size
 SMALLEST_CELL = 56  # pixels; smaller ones are enlarged to it, without smoothing
-NUMBER = re.compile(r"[~≈<>≤≥±]*\s*([+\-−]?(?:\d[\d,]*\.?\d*(?:e[+\-]?\d+)?|inf\b|∞))", re.IGNORECASE)
+NUMBER = re.compile(r"[~≈<>≤≥±]*\s*([+\-\u2212]?(?:\d[\d,]*\.?\d*(?:e[+\-]?\d+)?|inf\b|∞))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def sort_key(cell: str) -> float | None:
     match = NUMBER.match(cell)
     if match is None:
         return None
-    return float(match[1].replace(",", "").replace("−", "-").replace("∞", "inf"))
+    return float(match[1].replace(",", "").replace("\u2212", "-").replace("∞", "inf"))
 
 
 def to_png(source: Source, largest: int | None = None) -> bytes:
