@@ -36,11 +36,12 @@ from experiments import pictures
 from experiments.drift import measure_drift
 from experiments.end_error import EndError, describe_forecaster, mean_psnr
 from experiments.fitting import fit
-from experiments.grid import expand
+from experiments.grid import expand, label
 from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, load_pipeline
 from experiments.run import SampleConfig, default_checkpoint
 from experiments.tables import markdown
+from experiments.tuning import Tuned, tuned
 from samplers import Sampler
 
 
@@ -85,13 +86,16 @@ class Calibration:
     best: Trial
     checked: float  # PSNR of the best on seeds that no decision has seen
     rows: list[tuple[Trial, float]]  # with the price of each
+    adaptive: list[Tuned]
 
     def __str__(self) -> str:
         table = [["plan", "forecaster", "MACs", "PSNR"]]
-        for trial, price in self.rows:
-            words = describe_forecaster(trial.forecaster)
+        rows = [(trial.name, trial.forecaster, price, trial.psnr) for trial, price in self.rows]
+        rows += [(label(tuned.record()["policy"]), *tuned[1:]) for tuned in self.adaptive]
+        for name, forecaster, price, psnr in rows:
+            words = describe_forecaster(forecaster)
             how = " ".join([words["name"], *(f"{k}={v}" for k, v in words.items() if k in ("order", "clock"))])
-            table.append([trial.name, how, f"{price:.1%}", f"{trial.psnr:.2f}"])
+            table.append([name, how, f"{price:.1%}", f"{psnr:.2f}"])
         return "\n".join(
             [
                 *markdown(table),
@@ -129,6 +133,8 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     search = Search(config, pipeline, sampler, error, budget)
     best = search.run()
     rows = [*search.baselines(), best]
+    interval, branch = search.uniform
+    adaptive = list(tuned(error, budget, branch, interval, config.screening))
 
     fresh = range(seeds.stop, seeds.stop + config.seeds)
     check = EndError(pipeline, sampler, fresh, config.batch_size, error.journal)
@@ -156,11 +162,12 @@ def calibrate(config: CalibrateConfig) -> Calibration:
                 }
                 for trial in rows[:-1]
             ],
+            "adaptive": [policy.record() for policy in adaptive],
         },
     ).save(path)
     compared = {f"{trial.name}, {trial.psnr:.1f} dB": trial.plan for trial in rows}
     pictures.save_figure(pictures.strips(compared), path.with_suffix(".png"))
-    return Calibration(path, best, checked, [(trial, budget.price(trial.plan)) for trial in rows])
+    return Calibration(path, best, checked, [(trial, budget.price(trial.plan)) for trial in rows], adaptive)
 
 
 CLOSED_FORMS = (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3), Lagrange(1, "log_snr"), Lagrange(2, "log_snr"))

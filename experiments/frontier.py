@@ -22,23 +22,26 @@ from tqdm import tqdm
 
 from caching import (
     NULL,
+    AdaptivePolicy,
     Explicit,
     Forecaster,
     Lagrange,
     NoCache,
     Plan,
+    Policy,
     Reuse,
     SavedPlan,
     Taylor,
     Uniform,
     load_plan,
     make_forecaster,
+    make_policy,
     pass_costs,
 )
 from configs import InputError
 from experiments import pictures
 from experiments.end_error import describe_forecaster, final_states, mean_psnr, squared_errors
-from experiments.grid import UNCACHED, Strategy
+from experiments.grid import UNCACHED, Strategy, label
 from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.run import default_checkpoint
@@ -68,15 +71,19 @@ class Row:
 
     setting: SamplerConfig  # whose uncached images are the target
     budget: float  # MACs that are allowed, as a fraction of the setting's uncached ones; 1 for those themselves
-    group: str  # what the row is about: "fewer steps", "reuse", "forecasts", "calibrated"
+    group: str  # what the row is about: one of GROUPS, or "uncached"
     name: str
     sampler: SamplerConfig
-    plan: Plan
+    policy: Policy | AdaptivePolicy
     forecaster: Forecaster
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, num_evals: int) -> dict[str, Any]:
         """All that the row's figures depend on, besides checkpoint and images."""
-        return asdict(self) | {"forecaster": describe_forecaster(self.forecaster)}
+        what = asdict(self) | {"forecaster": describe_forecaster(self.forecaster)}
+        policy = what.pop("policy")
+        if isinstance(self.policy, AdaptivePolicy):
+            return what | {"policy": {"name": type(self.policy).__name__.lower(), **policy}}
+        return what | {"plan": self.policy.plan(num_evals)}
 
 
 def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
@@ -84,25 +91,36 @@ def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
     setting, budget = SamplerConfig(**saved.sampler), saved.record["budget"]
     full = Sampler(setting, diffusion).num_evals
 
-    def row(group: str, name: str, plan: Plan, forecaster: Forecaster, sampler: SamplerConfig = setting) -> Row:
-        return Row(setting, budget, group, name, sampler, plan, forecaster)
+    def row(
+        group: str,
+        name: str,
+        policy: Policy | AdaptivePolicy,
+        forecaster: Forecaster,
+        sampler: SamplerConfig = setting,
+    ) -> Row:
+        return Row(setting, budget, group, name, sampler, policy, forecaster)
 
-    yield row("uncached", "uncached", NoCache().plan(full), Reuse())
+    yield row("uncached", "uncached", NoCache(), Reuse())
     calls = int(budget * full + 1e-6)
     for name, sampler in fewer_steps(setting, calls).items():
-        yield row("fewer steps", f"{sampler.steps} steps of {name}", NoCache().plan(calls), Reuse(), sampler)
+        yield row("fewer steps", f"{sampler.steps} steps of {name}", NoCache(), Reuse(), sampler)
     for compared in saved.record["compared"]:
-        plan, forecaster = tuple(compared["entries"]), make_forecaster(compared["forecaster"])
+        policy, forecaster = Explicit(entries=compared["entries"]), make_forecaster(compared["forecaster"])
         group = "reuse" if isinstance(forecaster, Reuse) else "forecasts"
-        yield row(group, f"{compared['name']}, {words(forecaster)}", plan, forecaster)
+        yield row(group, f"{compared['name']}, {words(forecaster)}", policy, forecaster)
+    for tuned in saved.record.get("adaptive", []):
+        policy, forecaster = make_policy(tuned["policy"]), make_forecaster(tuned["forecaster"])
+        limit = {key: f"{value:.3g}" for key, value in tuned["policy"].items() if key in ("threshold", "bound")}
+        name = label({"name": tuned["policy"]["name"], **limit, "branch": policy.branch})
+        yield row("adaptive", f"{name}, {words(forecaster)}", policy, forecaster)
     interval, branch = saved.record["uniform"]
-    uniform = Uniform(interval, branch).plan(full)
+    uniform = Uniform(interval, branch)
     for forecaster in (Lagrange(1), Lagrange(3), Taylor(2), Lagrange(2, "log_snr")):
         yield row("forecasts", f"uniform interval={interval} branch={branch}, {words(forecaster)}", uniform, forecaster)
-    null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL).plan(full)
+    null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL)
     yield row("null steps", f"null steps between {calls} calls, {words(Lagrange())}", null, Lagrange())
-    yield row("calibrated", f"calibrated, {words(make_forecaster(saved.forecaster))}", saved.plan,
-              make_forecaster(saved.forecaster))  # fmt: skip
+    forecaster = make_forecaster(saved.forecaster)
+    yield row("calibrated", f"calibrated, {words(forecaster)}", Explicit(entries=saved.entries), forecaster)
 
 
 def fewer_steps(setting: SamplerConfig, calls: int) -> dict[str, SamplerConfig]:
@@ -155,7 +173,8 @@ class Frontier:
 
     def path(self, checkpoint: str, row: Row) -> Path:
         """The file of a row's result."""
-        what = row.identity() | {"checkpoint": checkpoint, "images": self.config.num_images}
+        evals = Sampler(row.sampler, self.model.diffusion).num_evals
+        what = row.identity(evals) | {"checkpoint": checkpoint, "images": self.config.num_images}
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         return self.out / "rows" / f"{digest[:16]}.json"
 
@@ -167,8 +186,9 @@ class Frontier:
         costs = pass_costs(self.pipeline.unet.config, self.pipeline.shape[1:], self.pipeline.context_length)
         full = Sampler(row.setting, self.model.diffusion).num_evals
         target = self.states(row.setting)
-        strategy = Strategy(row.name, Explicit(entries=list(row.plan)), row.forecaster)
-        x = target if row.group == "uncached" else self.sample(row.sampler, strategy, self.config.num_images)
+        x, depths = target, (None,)
+        if row.group != "uncached":
+            x, depths = self.sample(row.sampler, Strategy(row.name, row.policy, row.forecaster), self.config.num_images)
         solution = self.states(replace(row.setting, spacing="leading", steps=self.config.solution_steps))
         errors = squared_errors(x, target)
         return {
@@ -176,7 +196,7 @@ class Frontier:
             "budget": row.budget,
             "group": row.group,
             "name": row.name,
-            "macs": len(row.plan) / full / costs.speedup(row.plan),
+            "macs": Sampler(row.sampler, self.model.diffusion).num_evals / full / costs.speedup(depths),
             "mse": float(np.mean(errors)),
             "psnr": mean_psnr(errors),
             "psnr_solution": mean_psnr(squared_errors(x[: len(solution)], solution)),
@@ -192,10 +212,10 @@ class Frontier:
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         path = self.out / "states" / f"{digest[:16]}.safetensors"
         if not path.exists():
-            write_safetensors(path, {"x": self.sample(sampler, UNCACHED, count)}, {})
+            write_safetensors(path, {"x": self.sample(sampler, UNCACHED, count)[0]}, {})
         return load_file(path)["x"]
 
-    def sample(self, config: SamplerConfig, strategy: Strategy, count: int) -> Tensor:
+    def sample(self, config: SamplerConfig, strategy: Strategy, count: int) -> tuple[Tensor, Plan]:
         sampler, seeds = Sampler(config, self.model.diffusion), range(count)
         total = len(seeds) * len(sampler.table)
         with tqdm(total=total, unit="image step", unit_scale=True, desc=strategy.name, leave=False) as bar:
@@ -211,17 +231,19 @@ def words(forecaster: Forecaster) -> str:
 
 def table(results: list[Mapping[str, Any]]) -> str:
     """The best of every group at each setting and budget; then all rows, one table for each of these."""
-    cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    by_cell: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for result in sorted(results, key=lambda result: -result["psnr"]):
-        cells.setdefault((result["setting"], result["budget"]), []).append(result)
-    order = sorted(cells, key=lambda cell: (cell[0].split()[2], -int(cell[0].split()[1]), -cell[1]))
+        by_cell.setdefault((result["setting"], result["budget"]), []).append(result)
+    order = sorted(by_cell, key=lambda cell: (cell[0].split()[2], -int(cell[0].split()[1]), -cell[1]))
     overview = [["setting", "MACs", *GROUPS, "gain"]]
     lines = []
     for setting, budget in order:
-        rows = cells[setting, budget]
-        best = [max(row["psnr"] for row in rows if row["group"] == group) for group in GROUPS]
-        gain = best[-1] - max(best[:2])
-        overview.append([setting, f"{budget:.1%}", *(f"{psnr:.1f}" for psnr in best), f"{gain:+.1f}"])
+        rows = by_cell[setting, budget]
+        psnrs = {group: [row["psnr"] for row in rows if row["group"] == group] for group in GROUPS}
+        best = {group: max(values) for group, values in psnrs.items() if values}
+        gain = best["calibrated"] - max(best["fewer steps"], best["reuse"])
+        cells = [f"{best[group]:.1f}" if group in best else "" for group in GROUPS]
+        overview.append([setting, f"{budget:.1%}", *cells, f"{gain:+.1f}"])
         lines += ["", f"### {setting} steps, at most {budget:.1%} of the MACs", ""]
         cells_of = [[row["name"], f"{row['macs']:.1%}", *_error(row), f"{row['psnr_solution']:.2f}"] for row in rows]
         lines += markdown([["", "MACs", "MSE", "PSNR", "PSNR to the solution"], *cells_of])
@@ -231,7 +253,7 @@ def table(results: list[Mapping[str, Any]]) -> str:
     return "\n".join([*markdown(overview), "", legend + "over the best of fewer steps and reuse.", *lines])
 
 
-GROUPS = ("fewer steps", "reuse", "forecasts", "null steps", "calibrated")
+GROUPS = ("fewer steps", "reuse", "forecasts", "adaptive", "null steps", "calibrated")
 
 
 def _error(row: Mapping[str, Any]) -> list[str]:

@@ -72,6 +72,7 @@ COLOURS = {
     "fewer steps": "tab:red",
     "reuse": "tab:gray",
     "forecasts": "tab:blue",
+    "adaptive": "tab:purple",
     "null steps": "tab:orange",
     "calibrated": "tab:green",
 }

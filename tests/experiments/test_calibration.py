@@ -1,6 +1,7 @@
 """Calibration, its plan files in use, the frontier and the pictures of features, on a tiny network."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 import configs
 import models
-from caching import NULL, Explicit, Lagrange, NoCache, Reuse, load_plan
+from caching import NULL, Adaptive, Budget, Explicit, Lagrange, NoCache, Reuse, Threshold, load_plan, pass_costs
 from configs import InputError
 from experiments import end_error
 from experiments.calibration import CalibrateConfig, calibrate
@@ -21,6 +22,7 @@ from experiments.fitting import Moments, Teacher, _solve, fit
 from experiments.frontier import GROUPS, Frontier, FrontierConfig
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.run import SampleConfig, run
+from experiments.tuning import tuned
 from samplers import DiffusionConfig, Sampler, SamplerConfig
 
 TINY = """
@@ -140,6 +142,20 @@ def test_errors_do_not_depend_on_the_batch(pipeline):
     errors = [EndError(pipeline, SAMPLER, range(5), size)(plan, Lagrange(1)) for size in (1, 2, 5)]
     assert errors[0] == pytest.approx(errors[1], rel=1e-3)
     assert errors[0] == pytest.approx(errors[2], rel=1e-3)
+
+
+def test_adaptive_policies_are_tuned_to_the_budget(pipeline):
+    """The limit found is the smallest that keeps it: one a little smaller refreshes too often."""
+    error = EndError(pipeline, SAMPLER, range(4), 2)
+    budget = Budget(pass_costs(pipeline.unet.config), 0.7)
+    found = list(tuned(error, budget, branch=1, interval=3, count=4))
+    assert [type(each.policy) for each in found] == [Threshold, Threshold, Adaptive]
+    for each in found:
+        key = "bound" if isinstance(each.policy, Adaptive) else "threshold"
+        smaller = replace(each.policy, **{key: getattr(each.policy, key) * 0.99})
+        price = budget.price(tuple(error.adaptive(smaller, each.forecaster, 4).depths.elements()))
+        assert each.price <= 0.7 < price
+    assert not list(tuned(error, Budget(budget.costs, 0.2), branch=1, interval=1, count=2))[2:], "max_age forbids it"
 
 
 def test_squared_errors_are_on_the_scale_of_zero_to_one():
