@@ -13,6 +13,7 @@ from caching.policies import Policy
 from caching.store import FeatureStore
 from configs import InputError
 from models import UNet
+from models.feature import Feature
 
 
 class CachedDenoiser:
@@ -85,7 +86,7 @@ class CachedDenoiser:
         self._trace.append(depth)
         return eps
 
-    def _pass(self, x: Tensor, t: Tensor, cond: Tensor | None, depth: Depth, feature: Tensor | None) -> Tensor:
+    def _pass(self, x: Tensor, t: Tensor, cond: Tensor | None, depth: Depth, feature: Feature | None) -> Tensor:
         fresh = refreshed(self.branches, depth)
         taps = [branch for branch in fresh if branch != NULL]
         eps, kept = self.unet(x, t, cond, branch=depth, feature=feature, taps=taps)
@@ -98,7 +99,7 @@ class CachedDenoiser:
     def _null_step(self, output: Tensor) -> Tensor:
         return output.clone()  # what is reused as it is lies in the store; multistep samplers keep what they get
 
-    def _forecast(self, branch: int, now: int) -> Tensor:
+    def _forecast(self, branch: int, now: int) -> Feature:
         evaluations, features = self.store.read(branch)
         stored = [self._moments[evaluation] for evaluation in evaluations]
         return combine(self.forecaster.weights(stored, self._moments[now], branch), features)

@@ -26,6 +26,7 @@ from torch import Tensor
 import configs
 from caching.registry import Registry
 from configs import InputError
+from models.feature import Feature, each
 
 
 class Moment(NamedTuple):
@@ -165,14 +166,19 @@ def distinct(stored: Sequence[Moment], clock: str) -> tuple[list[float], list[in
     return times, [k for k, t in enumerate(times) if t not in times[:k]]
 
 
-def combine(weights: Sequence[float], features: Sequence[Tensor]) -> Tensor:
-    """Σ w_k F_k. A feature taken as it is comes back itself, without a copy or a rounding."""
+def combine(weights: Sequence[float], features: Sequence[Feature]) -> Feature:
+    """Σ w_k F_k, part by part where features have several. A feature taken as it is comes back itself, without a copy
+    or a rounding."""
     if weights[0] == 1 and not any(weights[1:]):
         return features[0]
-    total = features[0] * weights[0]
-    for weight, feature in zip(weights[1:], features[1:], strict=True):
+    return each(lambda *tensors: _combine(weights, tensors), *features)
+
+
+def _combine(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    total = tensors[0] * weights[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
         if weight:
-            total = total.add_(feature, alpha=weight)
+            total = total.add_(tensor, alpha=weight)
     return total
 
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from configs import InputError
+from models.feature import Feature, each, tensors
 
 
 class FeatureStore:
-    """The last `history` features of every cached branch, in buffers of fixed shape that are written in place.
+    """The last `history` features of every cached branch, in buffers of fixed shape that are written in place; one
+    buffer per tensor where a network's features have several.
 
     Buffers outlive a trajectory (programs compiled against them stay valid); what they hold does not: after `reset`
     nothing can be read before it has been written again.
@@ -19,27 +21,27 @@ class FeatureStore:
 
     def __init__(self, history: int = 1) -> None:
         self.history = history
-        self._buffers: dict[int, list[Tensor]] = {}
+        self._buffers: dict[int, list[Feature]] = {}
         self._written: dict[int, list[tuple[int, int]]] = {}  # branch -> (evaluation, slot), newest first
 
     def reset(self) -> None:
         """Forgets every feature."""
         self._written.clear()
 
-    def write(self, branch: int, feature: Tensor, evaluation: int) -> None:
-        """Keeps `feature` (B, C, H, W), which entered up[branch] at network evaluation `evaluation`."""
+    def write(self, branch: int, feature: Feature, evaluation: int) -> None:
+        """Keeps `feature`, of tensors (B, C, H, W), which entered up[branch] at network evaluation `evaluation`."""
         written = self._written.setdefault(branch, [])
         slots = self._buffers.get(branch, [])
         if not slots or not _alike(slots[0], feature):
             if written:
-                raise InputError(f"the batch changed shape within a trajectory, from {list(slots[0].shape)} to "
-                                 f"{list(feature.shape)} at branch {branch}; call begin() first")  # fmt: skip
-            slots = self._buffers[branch] = [torch.empty_like(feature) for _ in range(self.history)]
+                raise InputError(f"the batch changed shape within a trajectory, from {_shape(slots[0])} to "
+                                 f"{_shape(feature)} at branch {branch}; call begin() first")  # fmt: skip
+            slots = self._buffers[branch] = [each(torch.empty_like, feature) for _ in range(self.history)]
         slot = written.pop()[1] if len(written) == self.history else len(written)
-        slots[slot].copy_(feature)
+        each(Tensor.copy_, slots[slot], feature)
         written.insert(0, (evaluation, slot))
 
-    def read(self, branch: int) -> tuple[list[int], list[Tensor]]:
+    def read(self, branch: int) -> tuple[list[int], list[Feature]]:
         """The evaluations at which the kept features of `branch` were written, newest first, and the features.
 
         Raises InputError where none has been written since the last `reset`.
@@ -52,7 +54,7 @@ class FeatureStore:
     @property
     def nbytes(self) -> int:
         """Bytes held by the buffers."""
-        return sum(buffer.nbytes for slots in self._buffers.values() for buffer in slots)
+        return sum(part.nbytes for slots in self._buffers.values() for buffer in slots for part in tensors(buffer))
 
 
 class ImageStore:
@@ -112,5 +114,14 @@ class ImageStore:
         return 0 if self._slots is None else self._slots.nbytes
 
 
-def _alike(buffer: Tensor, feature: Tensor) -> bool:
-    return (buffer.shape, buffer.dtype, buffer.device) == (feature.shape, feature.dtype, feature.device)
+def _alike(buffer: Feature, feature: Feature) -> bool:
+    """Can `feature` be copied into `buffer`, as it is?"""
+
+    def kind(one: Feature) -> list[tuple]:
+        return [(part.shape, part.dtype, part.device) for part in tensors(one)]
+
+    return type(buffer) is type(feature) and kind(buffer) == kind(feature)
+
+
+def _shape(feature: Feature) -> list[int]:
+    return list(tensors(feature)[0].shape)
