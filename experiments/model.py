@@ -8,6 +8,7 @@ import torch
 from omegaconf import MISSING
 
 import configs
+from caching import Macs
 from configs import InputError
 from models import PartsConfig
 from models.download import PublicFile
@@ -41,6 +42,10 @@ class ModelConfig(PartsConfig):
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     checkpoints: dict[str, PublicFile] = field(default_factory=dict)  # by name; the first is the default
     paper: PaperCosts | None = None
+
+    def paper_macs(self, macs: Macs) -> int:
+        """The cost of a pass as the DeepCache paper counts it for this model."""
+        return macs.paper(self.paper.group_norms if self.paper else True)
 
 
 def model_config(name: str) -> ModelConfig:

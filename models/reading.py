@@ -38,7 +38,7 @@ def read(path: Path, part: Part = UNET) -> State:
     Tensors stay memory-mapped where the format allows. Raises InputError, in one sentence, for a file that is
     missing, truncated, not a checkpoint, or more than tensors.
     """
-    file = _weights_in(path, part)
+    file = weights_in(path, part)
     _check_readable(file)
     if file.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(file)
@@ -49,7 +49,8 @@ def read(path: Path, part: Part = UNET) -> State:
     return State(tensors, file, metadata, _read_config_json(file, part))
 
 
-def _weights_in(path: Path, part: Part) -> Path:
+def weights_in(path: Path, part: Part = UNET) -> Path:
+    """The file that holds the tensors: `path` itself, or of a folder in diffusers' layout that of `part`."""
     if path.is_file():
         return path
     if not path.is_dir():

@@ -1,0 +1,249 @@
+"""Rows: what tables and sweeps consist of. Each is one strategy on one sampler; its result is one JSON file, named
+after everything the result depends on, so that what is finished is never run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from tqdm import tqdm
+
+import configs
+from caching import NULL, NoCache, Plan, full_evals
+from configs import InputError
+from experiments.grid import default_forecaster, folder_name, strategies
+from experiments.judging import Judges
+from experiments.model import model_config
+from experiments.pricing import costs_of
+from experiments.run import SampleConfig, default_checkpoint, run
+from experiments.summary import Summary
+from models import reading
+from models.download import digest, fetch
+from models.files import write_atomically
+
+# Where a run leaves its files and how it is started: no result depends on them.
+NO_RESULT = ("out", "device", "compare")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to sample: a name for people, and a configuration of one strategy, without a comparison."""
+
+    name: str
+    config: SampleConfig
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", resolved(self.config))
+
+    @property
+    def uncached(self) -> Row:
+        """The row this one is compared with: the same seeds under the same sampler, every call a full pass."""
+        config = replace(self.config, policy={"name": "none"}, guidance=self.config.guidance.everywhere)
+        return Row("uncached", config)
+
+    @property
+    def is_uncached(self) -> bool:
+        return self.config == self.uncached.config
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a row: the contents of its file.
+
+    metrics: macs and macs_attention (per network call and image; as the paper counts, and layers with attention
+      products), theoretical_speedup, seconds (of the sampling loop, all images), images_per_second; of images that
+      mean something psnr_mean, psnr_worst (dB), ssim_mean, ssim_worst to the uncached row, and the distances of
+      experiments/judging. What could not be had is absent; `notes` say why.
+    """
+
+    name: str
+    key: str
+    config: dict[str, Any]
+    error: str | None = None  # the sentence the row failed with; everything below is then empty
+    uncached: str = ""  # key of the row that this one is compared with; "" for an uncached one
+    checkpoint: dict[str, str] = field(default_factory=dict)
+    random_weights: bool = False
+    seeds: list[int] = field(default_factory=list)  # the first and the last
+    calls: dict[str, float] = field(default_factory=dict)  # full, partial, null: per image, averaged
+    plan: list[int | None] | None = None  # the depth of every call, where all images share it
+    environment: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def resolved(config: SampleConfig) -> SampleConfig:
+    """The configuration with everything said that it leaves open. Raises InputError where it means no strategy, or
+    more than one."""
+    chosen = strategies(config.policy, config.forecaster, config.sampler)
+    if len(chosen) != 1:
+        raise InputError(f"a row is one strategy, but this configuration means {len(chosen)}; give single values")
+    forecaster = config.forecaster
+    if isinstance(chosen[0].policy, NoCache):
+        forecaster = {"name": "reuse"}  # nothing is forecast
+    elif forecaster["name"] == "auto":
+        forecaster = default_forecaster(config.sampler)
+    return replace(config, forecaster=dict(forecaster), compare=False, out=None)
+
+
+def identity(row: Row) -> dict[str, Any]:
+    """All that the result of a row depends on, and nothing else."""
+    settings = {name: value for name, value in asdict(row.config).items() if name not in NO_RESULT}
+    model = asdict(model_config(settings.pop("model")))
+    for published in ("checkpoints", "paper"):
+        model.pop(published, None)
+    if settings["prompts"] is not None:
+        settings["prompts"] = _content(settings["prompts"])
+    file = str(settings["policy"].get("file", settings["policy"]["name"]))
+    if file.endswith(".json"):
+        settings["policy"] = {"name": "plan", "file": _content(file)}
+    return {**settings, "model": model, "checkpoint": checkpoint_digest(row.config)}
+
+
+def key(row: Row) -> str:
+    """The name of a row's result. Raises InputError where its checkpoint is missing and cannot be fetched."""
+    text = json.dumps(identity(row), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def checkpoint_digest(config: SampleConfig) -> str:
+    """sha256 of the file that holds the U-Net's weights; "random" of random ones."""
+    name = config.checkpoint or default_checkpoint(model_config(config.model), config.model)
+    return "random" if name == "random" else _content(reading.weights_in(fetch(name)))
+
+
+def execute(
+    rows: Sequence[Row], folder: Path, samples: Path | None = None, judges: Judges | None = None
+) -> list[Result]:
+    """Runs the rows that have no result yet -> the results of all, in the order of `rows`.
+
+    folder: takes results/<key>.json. samples: takes the images, in a folder per row; None is `folder`/samples.
+    judges: what measures sets of images against real ones; None measures closeness alone.
+
+    A row that fails is recorded with its sentence and tried again by the next call; the others go on. Each row's
+    uncached counterpart is run as well, once, whether it is among `rows` or not.
+    """
+    executor = _Executor(Path(folder), Path(samples or Path(folder) / "samples"), judges or Judges())
+    with tqdm(rows, unit="row") as bar:
+        results = []
+        for row in bar:
+            bar.set_description(row.name)
+            results.append(executor.result(row))
+    return results
+
+
+def load_result(path: Path) -> Result:
+    """Raises InputError for a file that is damaged or holds no result."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it, and the row is run again") from error
+    return configs.parse(Result, content, where=str(path))
+
+
+class _Executor:
+    """Runs rows into a folder, and knows what failed already."""
+
+    def __init__(self, folder: Path, samples: Path, judges: Judges) -> None:
+        self.folder, self.samples, self.judges = folder, samples, judges
+        self.done: dict[str, Result] = {}  # by key; also those that failed, which this call does not try again
+        self.without_checkpoint: dict[tuple[str, str | None], str] = {}
+
+    def result(self, row: Row) -> Result:
+        """The result of a row: read where it is finished, else made."""
+        where = (row.config.model, row.config.checkpoint)
+        if where in self.without_checkpoint:
+            return _failed(row, "", self.without_checkpoint[where])
+        try:
+            name = key(row)
+        except InputError as error:
+            self.without_checkpoint[where] = str(error)
+            return _failed(row, "", str(error))
+        path = self.folder / "results" / f"{name}.json"
+        if name not in self.done:
+            stored = load_result(path) if path.exists() else None
+            if stored is None or stored.error:
+                stored = self._attempt(row, name)
+                text = json.dumps(asdict(stored), indent=1) + "\n"
+                write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+            self.done[name] = stored
+        return replace(self.done[name], name=row.name)
+
+    def _attempt(self, row: Row, name: str) -> Result:
+        try:
+            return self._make(row, name)
+        except InputError as error:
+            return _failed(row, name, str(error))
+        except (RuntimeError, ValueError, MemoryError) as error:  # out of memory, an operation a device lacks
+            return _failed(row, name, f"{type(error).__name__}: {error}")
+
+    def _make(self, row: Row, name: str) -> Result:
+        """Samples and measures. Where that was broken off before, `run` goes on with what it finds."""
+        uncached = None if row.is_uncached else self.result(row.uncached)
+        if uncached and uncached.error:
+            raise InputError(f"its uncached row failed: {uncached.error}")
+        summary = run(replace(row.config, out=str(self.samples / name)))
+        (made,) = summary.rows
+        count = row.config.num_images
+        metrics: dict[str, float] = {
+            "macs": made.macs,
+            "macs_attention": costs_of(row.config).full.total / made.theoretical_speedup,
+            "theoretical_speedup": made.theoretical_speedup,
+            "seconds": made.seconds,
+            "images_per_second": count / made.seconds,
+        }
+        notes: list[str] = []
+        if not summary.random_weights:
+            reference = self.samples / uncached.key / folder_name("none") if uncached else None
+            judged = self.judges.measure(images_of(summary), reference, row.config)
+            metrics, notes = metrics | judged.metrics, judged.notes
+        return Result(
+            name=row.name,
+            key=name,
+            config={key: value for key, value in asdict(row.config).items() if key not in NO_RESULT},
+            uncached=uncached.key if uncached else "",
+            checkpoint=summary.checkpoint,
+            random_weights=summary.random_weights,
+            seeds=[row.config.seed, row.config.seed + count - 1],
+            calls=count_calls(made.traces),
+            plan=list(made.traces[0]) if len(made.traces) == 1 else None,
+            environment=dict(summary.environment),
+            metrics=metrics,
+            notes=notes,
+        )
+
+
+def images_of(summary: Summary) -> Path:
+    """The folder with the images of a run of one strategy."""
+    return Path(summary.out) / folder_name(summary.rows[0].name)
+
+
+def count_calls(traces: Sequence[Plan]) -> dict[str, float]:
+    """Full, partial and null calls, averaged over the images."""
+    full, null = mean(len(full_evals(trace)) for trace in traces), mean(trace.count(NULL) for trace in traces)
+    return {"full": full, "partial": mean(map(len, traces)) - full - null, "null": null}
+
+
+def _failed(row: Row, name: str, sentence: str) -> Result:
+    settings = {key: value for key, value in asdict(row.config).items() if key not in NO_RESULT}
+    return Result(row.name, name, settings, error=" ".join(sentence.split()))
+
+
+def _content(file: str | Path) -> str:
+    """sha256 of a file; of one that is unchanged it is computed once."""
+    try:
+        about = Path(file).stat()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror})") from error
+    return _digest(Path(file), about.st_mtime_ns, about.st_size)
+
+
+@cache
+def _digest(file: Path, changed: int, size: int) -> str:
+    return digest(file, "sha256")
