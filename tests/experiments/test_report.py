@@ -138,7 +138,8 @@ def test_columns_of_numbers_are_set_right_and_carry_their_value(blocks):
 
 @pytest.mark.parametrize(
     ("cell", "number"),
-    [("46.7 / 34.9", 46.7), ("2.57x", 2.57), ("+11.4", 11.4), ("\u22123 %", -3), ("-1e-3", -1e-3), ("1,024 images", 1024),
+    [("46.7 / 34.9", 46.7), ("2.57x", 2.57),
+     ("+11.4", 11.4), ("\u22123 %", -3), ("-1e-3", -1e-3), ("1,024 images", 1024),
      ("≈ 0.5 G", 0.5), ("∞", math.inf), ("inf", math.inf), ("infrared", None), ("uniform 3", None), ("", None)],
 )  # fmt: skip
 def test_a_cell_is_sorted_by_the_number_it_begins_with(cell, number):
