@@ -56,12 +56,19 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, L, C), context (B, M, D) -> (B, L, C)."""
-        context = x if context is None else context
-        q, k, v = (
-            rearrange(tokens, "b l (heads d) -> b heads l d", heads=self.heads)
-            for tokens in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        return self.to_out(rearrange(self.attend(q, k, v), "b heads l d -> b l (heads d)"))
+        return self.look_up(x, *self.keys_values(x if context is None else context))
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """context (B, M, D) -> its keys and values (B, heads, M, d): what of it does not depend on x."""
+        return self._by_head(self.to_k(context)), self._by_head(self.to_v(context))
+
+    def look_up(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """x (B, L, C) -> what it finds in the values, (B, L, C)."""
+        found = self.attend(self._by_head(self.to_q(x)), k, v)
+        return self.to_out(rearrange(found, "b heads l d -> b l (heads d)"))
+
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        return rearrange(tokens, "b l (heads d) -> b heads l d", heads=self.heads)
 
 
 class FeedForward(nn.Module):

@@ -37,7 +37,10 @@ class ResBlock(nn.Module):
         h = F.silu(self.norm1(x))
         if self.resample is not None:
             h, x = RESAMPLE[self.resample](h), RESAMPLE[self.resample](x)
-        h = self.conv1(h)
+        return self.shortcut(x) + self.second_half(self.conv1(h), emb)
+
+    def second_half(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """What conv1 made (B, out_channels, H', W') -> what conv2 makes of it and of the embedding."""
         if self.embed is None:
             h = self.norm2(h)
         elif self.scale_shift:
@@ -45,7 +48,7 @@ class ResBlock(nn.Module):
             h = self.norm2(h) * (1 + scale) + shift
         else:
             h = self.norm2(h + self.embed(emb)[:, :, None, None])
-        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+        return self.conv2(self.dropout(F.silu(h)))
 
 
 def nearest_2x(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from configs import InputError
 from models.attention import attention
 from models.blocks import Consumer, Entry, ResBlock, Stage, resample
 from models.config import UNetConfig
+from models.feature import Feature
 from models.timesteps import timestep_embedding
 
 
@@ -59,9 +60,9 @@ class UNet(nn.Module):
         cond: Tensor | None = None,
         *,
         branch: int | None = None,
-        feature: Tensor | None = None,
+        feature: Feature | None = None,
         taps: Sequence[int] = (),
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, dict[int, Feature]]:
         """Predicts the noise in x, by a full pass or by a partial pass around one branch.
 
         x (B, in_channels, H, W); t (B,) timesteps; cond (B, L, context_dim) cross-attention context, or (B,) class
@@ -74,8 +75,20 @@ class UNet(nn.Module):
         `branch` or the reverse, and for a cond of another kind than the network's.
         """
         self._check_pass(branch, feature, taps)
-        last = self.num_branches - 1 if branch is None else branch
         emb, context = self.embed(t, cond)
+        return self.run(x, emb, context, branch, feature, taps)
+
+    def run(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Tensor | None,
+        branch: int | None,
+        feature: Feature | None,
+        taps: Sequence[int],
+    ) -> tuple[Tensor, dict[int, Feature]]:
+        """`forward` for an embedding and a context that `embed` made, unchecked."""
+        last = self.num_branches - 1 if branch is None else branch
         skips = self.descend(x, emb, context, 0, last + 1)
         h = self.middle(skips[-1], emb, context) if branch is None else feature
         h, tapped = self.ascend(h, skips, emb, context, taps=taps)
@@ -87,12 +100,15 @@ class UNet(nn.Module):
         Raises InputError for a cond of another kind than the network's.
         """
         self._check_cond(cond)
-        order = self.config.timestep_embedding
-        emb = timestep_embedding(t, self.config.channels, order).to(self.time_in.weight.dtype)
-        emb = self.time_out(F.silu(self.time_in(emb)))
+        emb = self.embed_timestep(t)
         if self.config.num_classes is None:
             return F.silu(emb), cond
         return F.silu(emb + self.label(cond)), None
+
+    def embed_timestep(self, t: Tensor) -> Tensor:
+        """t (B,) -> (B, 4·channels)."""
+        emb = timestep_embedding(t, self.config.channels, self.config.timestep_embedding)
+        return self.time_out(F.silu(self.time_in(emb.to(self.time_in.weight.dtype))))
 
     # The parts of a pass, for those who look at a skip before they go on: a pass may stop between any two branches.
 
@@ -106,19 +122,19 @@ class UNet(nn.Module):
 
     def ascend(
         self,
-        h: Tensor,
+        h: Feature,
         skips: Sequence[Tensor],
         emb: Tensor,
         context: Tensor | None,
         stop: int = 0,
         taps: Sequence[int] = (),
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, dict[int, Feature]]:
         """Runs up[i] from the innermost of `skips` out to `stop` -> what leaves up[stop], {tap: entering feature}.
 
         h: what enters the innermost; skips: those of the branches stop, stop + 1, …, as `descend` returns them. What
         leaves up[stop] is what enters up[stop - 1], or the head.
         """
-        tapped = {}
+        tapped: dict[int, Feature] = {}
         for i in reversed(range(stop, stop + len(skips))):
             if i in taps:
                 tapped[i] = h
@@ -129,7 +145,7 @@ class UNet(nn.Module):
         """What leaves up[0] -> eps (B, out_channels, H, W)."""
         return self.conv_out(F.silu(self.norm_out(h)))
 
-    def _check_pass(self, branch: int | None, feature: Tensor | None, taps: Sequence[int]) -> None:
+    def _check_pass(self, branch: int | None, feature: Feature | None, taps: Sequence[int]) -> None:
         inner = self.num_branches - 1
         if branch is not None and not 0 <= branch <= inner:
             raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to {inner}")
