@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from caching.plan import NULL, Depth, Plan
 from models import UNet, UNetConfig
 from models.attention import Attend
+from models.split import SplitConsumer, whole_groups
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Macs:
 
     def __add__(self, other: Macs) -> Macs:
         return Macs(*(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+
+    def __sub__(self, other: Macs) -> Macs:
+        return Macs(*(a - b for a, b in zip(self.parts, other.parts, strict=True)))
 
     @property
     def parts(self) -> tuple[int, int, int, int]:
@@ -50,6 +54,13 @@ class PassCosts:
 
     full: Macs
     partial: tuple[Macs, ...]
+    kept: tuple[Macs, ...]  # what a partial pass does on the cached feature alone, which a split network does not
+
+    @property
+    def split(self) -> PassCosts:
+        """The costs where concat convolutions are split (models/split.py)."""
+        partial = tuple(passed - kept for passed, kept in zip(self.partial, self.kept, strict=True))
+        return replace(self, partial=partial, kept=(Macs(),) * len(partial))
 
     def of(self, depth: Depth) -> Macs:
         """The cost of one evaluation; a null step's is none."""
@@ -87,9 +98,7 @@ def pass_costs(config: UNetConfig, size: Sequence[int] | None = None, context_le
         elif config.num_classes is not None:
             cond = torch.empty(1, dtype=torch.long)
     by_stage: dict[str, Macs] = defaultdict(Macs)
-    for name, module in network.named_modules():
-        if count := next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None):
-            module.register_forward_hook(_recorder(by_stage, _stage(name), count))
+    _watch(network, by_stage, _stage)
     with torch.no_grad():
         network(x, t, cond)
 
@@ -97,7 +106,28 @@ def pass_costs(config: UNetConfig, size: Sequence[int] | None = None, context_le
     for branch in range(config.num_branches):
         outside = outside + by_stage[f"down.{branch}"] + by_stage[f"up.{branch}"]
         partial.append(outside)
-    return PassCosts(full=outside + by_stage["middle"], partial=tuple(partial))
+    kept = tuple(_kept(network, branch, height, width) for branch in range(config.num_branches))
+    return PassCosts(full=outside + by_stage["middle"], partial=tuple(partial), kept=kept)
+
+
+def _kept(network: UNet, branch: int, height: int, width: int) -> Macs:
+    """What up[branch] does on the cached feature alone, for an input of height x width."""
+    level, _, _, entering = network.config.branch(branch)
+    if not whole_groups(network.up[branch].res.norm1, entering):
+        return Macs()
+    keep = SplitConsumer(network.up[branch], entering).keep
+    counted: dict[str, Macs] = defaultdict(Macs)
+    _watch(keep, counted, lambda name: "kept")
+    with torch.no_grad():
+        keep(torch.empty(1, entering, height >> level, width >> level, device="meta"))
+    return counted["kept"]
+
+
+def _watch(network: nn.Module, by_stage: dict[str, Macs], stage: Callable[[str], str]) -> None:
+    """Adds up in `by_stage` what the modules of `network` will do; `stage` says where each belongs, from its name."""
+    for name, module in network.named_modules():
+        if count := next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None):
+            module.register_forward_hook(_recorder(by_stage, stage(name), count))
 
 
 def _stage(module_name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor
 
 import configs
 import models
-from caching import Cached, Fitted, cached_denoiser
+from caching import AdaptivePolicy, Cached, Fitted, PassCosts, Reuse, cached_denoiser, pass_costs
 from configs import InputError
 from experiments.grid import Strategy
-from models import ClassEmbedder, Parts, TextEncoder
+from experiments.model import model_config
+from models import ClassEmbedder, FastUNet, Parts, SplitUNet, TextEncoder, UNet
 from samplers import ConditionalDenoiser, Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, guide
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,20 +35,34 @@ class PipelineConfig:
     height: int | None = None  # pixels; null: as trained
     width: int | None = None
     precision: str = "fp32"  # of weights and network evaluations: fp32 | bf16 | fp16; the sampler's state stays fp32
+    engine: str = "fast"  # fast: transformed so as to compute the same numbers sooner (models/fast.py); plain: as it is
+    # What a partial pass computes from the cached feature alone is stored in its place. null: with reuse, where it
+    # changes nothing; true: also where features are forecast, which then forecasts these parts, another approximation.
+    split: bool | None = None
 
     def __post_init__(self) -> None:
         configs.one_of(self.precision, PRECISIONS, "precision")
+        configs.one_of(self.engine, ENGINES, "engine")
+        if self.split and self.engine == "plain":
+            raise InputError("the plain engine splits nothing; leave split out, or take engine=fast")
         if self.prompt is not None and self.prompts is not None:
             raise InputError("give either prompt or prompts, not both")
 
 
-class Pipeline:
-    """The networks of a model, bound to conditions, guidance and size. Image i depends on its seed alone."""
+ENGINES = ("fast", "plain")
 
-    def __init__(self, parts: Parts, config: PipelineConfig) -> None:
+
+class Pipeline:
+    """The networks of a model, bound to conditions, guidance and size. Image i depends on its seed alone.
+
+    num_timesteps: of the diffusion that the model was trained on.
+    """
+
+    def __init__(self, parts: Parts, config: PipelineConfig, num_timesteps: int = 1000) -> None:
         self.parts, self.config = parts, config
         # The layout that convolutions are fastest in; every feature follows it.
-        self.unet = parts.unet.to(memory_format=torch.channels_last)
+        plain = parts.unet.to(memory_format=torch.channels_last)
+        self.unet: UNet = plain if config.engine == "plain" else FastUNet(plain, num_timesteps)
         self.conditioner = parts.conditioner
         self.device = next(self.unet.parameters()).device
         self.dtype = PRECISIONS[config.precision]
@@ -78,7 +94,24 @@ class Pipeline:
                              "guidance.every, or take another forecaster")  # fmt: skip
         calls = guidance.num_calls
         rows = 2 if self.is_guided and calls == 1 else 1
-        return [cached_denoiser(self.unet, strategy.policy, strategy.forecaster, rows) for _ in range(calls)]
+        unet = self._split_unet if self.splits(strategy) else self.unet
+        return [cached_denoiser(unet, strategy.policy, strategy.forecaster, rows) for _ in range(calls)]
+
+    def splits(self, strategy: Strategy) -> bool:
+        """Are the features that are kept under `strategy` the parts of split convolutions?"""
+        if self.config.engine == "plain" or isinstance(strategy.policy, AdaptivePolicy):
+            return False
+        wanted = self.config.split
+        return isinstance(strategy.forecaster, Reuse) if wanted is None else wanted
+
+    def costs(self, strategy: Strategy | None = None) -> PassCosts:
+        """What passes at this size cost: under `strategy`, as it runs them; None is as the paper does."""
+        costs = pass_costs(self.unet.config, self.shape[1:], self.context_length)
+        return costs.split if strategy and self.splits(strategy) else costs
+
+    @cached_property
+    def _split_unet(self) -> SplitUNet:
+        return SplitUNet(self.unet)
 
     def noise(self, seeds: Sequence[int]) -> ImageNoise:
         return ImageNoise(seeds, self.shape, self.device)
@@ -175,7 +208,7 @@ def load_pipeline(checkpoint: str, model: str, config: PipelineConfig, device: t
     parts = models.load_parts(
         checkpoint, model, tokenizer=config.tokenizer, dtype=PRECISIONS[config.precision], device=device
     )
-    return Pipeline(parts, config)
+    return Pipeline(parts, config, model_config(model).diffusion.num_timesteps)
 
 
 def _prompts(config: PipelineConfig) -> list[str]:

@@ -116,9 +116,10 @@ def warm_up(pipeline: Pipeline, cached: Sequence[Cached], batch_size: int) -> No
     x = torch.zeros(batch_size, *pipeline.shape, device=pipeline.device, dtype=pipeline.dtype)
     t = torch.zeros(batch_size, dtype=torch.long, device=pipeline.device)
     branches = [branch for branch in cached[0].branches if branch != NULL]
-    _, tapped = pipeline.unet(x, t, cond, taps=branches)
+    unet = cached[0].unet
+    _, tapped = unet(x, t, cond, taps=branches)
     for branch in branches:
-        pipeline.unet(x, t, cond, branch=branch, feature=tapped[branch])
+        unet(x, t, cond, branch=branch, feature=tapped[branch])
 
 
 def _shared(plans: list[Plan]) -> list[Plan]:

@@ -5,6 +5,8 @@ from models.autoencoder import KLFirstStage, VQFirstStage, first_stage
 from models.checkpoint import Provenance, load, random
 from models.conditioning import ClassEmbedder, ConditioningConfig
 from models.config import FirstStageConfig, UNetConfig
+from models.fast import FastUNet, SplitUNet
+from models.feature import Feature
 from models.known import PartsConfig
 from models.native import save
 from models.parts import Parts, load_conditioner, load_first_stage, load_parts
@@ -13,6 +15,7 @@ from models.unet import UNet
 
 __all__ = [
     "load", "load_conditioner", "load_first_stage", "load_parts", "random", "save",
-    "ClassEmbedder", "KLFirstStage", "Parts", "Provenance", "TextEncoder", "UNet", "VQFirstStage", "first_stage",
+    "ClassEmbedder", "FastUNet", "Feature", "KLFirstStage", "Parts", "Provenance", "SplitUNet", "TextEncoder", "UNet",
+    "VQFirstStage", "first_stage",
     "ConditioningConfig", "FirstStageConfig", "PartsConfig", "UNetConfig",
 ]  # fmt: skip
