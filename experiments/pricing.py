@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from caching import AdaptivePolicy, PassCosts, Plan, pass_costs
+from caching import AdaptivePolicy, PassCosts, Plan, check_plan, pass_costs
 from experiments.grid import Strategy, strategies
 from experiments.model import ModelConfig, model_config
 from experiments.run import SampleConfig
@@ -47,7 +47,9 @@ def static_plan(config: SampleConfig) -> Plan | None:
     policy = only_strategy(config).policy
     if config.guidance.is_partial or isinstance(policy, AdaptivePolicy):
         return None
-    return policy.plan(sampler.num_evals)
+    plan = policy.plan(sampler.num_evals)
+    check_plan(plan, sampler.num_evals, model_config(config.model).network.num_branches)
+    return plan
 
 
 def costs_of(config: SampleConfig) -> PassCosts:

@@ -1,0 +1,305 @@
+"""The report of a sweep, made from its folder alone: table, heat maps, quality against cost, images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import configs
+from configs import InputError
+from experiments.charts import HeatMap, Mark, heat_maps, trade_offs
+from experiments.data import image_paths
+from experiments.measures import MEASURES, measured, present
+from experiments.report import Block, Configuration, ImageGrid, Picture, Section, Table, Text, Versions, write_report
+from experiments.rows import Result, load_result
+from experiments.tables import markdown
+from models.files import write_atomically
+
+PLAN_FILE = "sweep.json"
+COSTS = ("macs_per_image", "seconds_per_image")
+SHOWN = 8  # images per row
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row of a sweep: where it lies in the grid, and the names of its result and of its uncached row's."""
+
+    name: str
+    at: dict[str, str]
+    key: str = ""
+    uncached: str = ""
+    error: str = ""  # why it cannot be run
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep is to measure: the contents of sweep.json."""
+
+    title: str
+    axes: dict[str, list[str]]  # their values, as text
+    metrics: list[str]
+    points: list[Point]
+    left_out: list[Point] = field(default_factory=list)  # combinations that mean nothing
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rendered sweep comes to; as text, what a script prints."""
+
+    table: list[str]  # lines of Markdown
+    counts: dict[str, int]  # rows finished, failed and not run yet, combinations left out
+    failures: dict[str, str]  # sentences by row
+    page: Path
+
+    def __str__(self) -> str:
+        return "\n".join([*self.table, "", _counted(self.counts), f"the report is {self.page}"])
+
+
+class Finished(NamedTuple):
+    """A row of the grid that has a result."""
+
+    point: Point
+    result: Result
+    figures: dict[str, float]
+
+
+def render(folder: Path) -> Outcome:
+    """Writes report.html, table.md and table.csv into the folder of a sweep, from what is in it.
+
+    Raises InputError where it holds no sweep, or a damaged result.
+    """
+    report = SweepReport(folder)
+    table = markdown([report.header, *report.rows])
+    _write(folder / "table.md", "\n".join(table) + "\n")
+    _write(folder / "table.csv", report.csv)
+    write_report(folder / "report.html", report.plan.title, list(report.blocks()))
+    return Outcome(table, report.counts, report.failures, folder / "report.html")
+
+
+class SweepReport:
+    """A sweep's folder, read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.plan = folder, _load_plan(folder / PLAN_FILE)
+        keys = sorted({key for point in self.plan.points for key in (point.key, point.uncached) if key})
+        paths = {key: folder / "results" / f"{key}.json" for key in keys}
+        self.results = {key: load_result(path) for key, path in paths.items() if path.exists()}
+
+    @cached_property
+    def finished(self) -> list[Finished]:
+        """The rows of the grid that have figures, in its order."""
+        made = []
+        for point in self.plan.points:
+            result = self.results.get(point.key)
+            if result and not result.error:
+                made.append(Finished(point, result, measured(result, self.results.get(point.uncached))))
+        return made
+
+    @cached_property
+    def uncached(self) -> list[Finished]:
+        """What the finished rows are compared with, once each; where they lie but for policy and forecaster."""
+        first = {row.point.uncached: row.point for row in reversed(self.finished)}
+        made = []
+        for point in reversed(first.values()):
+            at = {axis: "" if _is_strategy(axis) else value for axis, value in point.at.items()}
+            marked = next(filter(_is_strategy, at), next(iter(at)))
+            at[marked] = f"{at[marked]} uncached".strip()
+            result = self.results[point.uncached]
+            made.append(Finished(Point("uncached", at, point.uncached), result, measured(result, None)))
+        return made
+
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """The sentences of the rows that failed, by name."""
+        stored = [(point, self.results.get(point.key)) for point in self.plan.points]
+        sentences = {point.name: point.error or (result and result.error) for point, result in stored}
+        return {name: sentence for name, sentence in sentences.items() if sentence}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        finished, failed = len(self.finished), len(self.failures)
+        waiting = len(self.plan.points) - finished - failed
+        return {"finished": finished, "failed": failed, "not run yet": waiting, "left out": len(self.plan.left_out)}
+
+    @cached_property
+    def measures(self) -> list[str]:
+        """What there is to show of each row."""
+        return present([row.figures for row in self.finished])
+
+    @property
+    def header(self) -> list[str]:
+        return [*self.plan.axes, "calls", *(MEASURES[name].short for name in self.measures)]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [self._cells(row) for row in (*self.uncached, *self.finished)]
+
+    @property
+    def csv(self) -> str:
+        """All figures in the units they are stored in: MACs, seconds, dB."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = sorted({name for row in self.finished for name in row.figures})
+        writer.writerow([*self.plan.axes, "key", "full", "partial", "null", *names])
+        for point, result, figures in (*self.uncached, *self.finished):
+            values = [result.calls[kind] for kind in ("full", "partial", "null")]
+            writer.writerow([*point.at.values(), point.key, *values, *(figures.get(name, "") for name in names)])
+        return text.getvalue()
+
+    def blocks(self) -> Iterator[Block]:
+        """The page."""
+        yield Text(self._lead())
+        if self.finished:
+            yield from self._maps()
+            yield from self._trade_off()
+            yield from self._images()
+            notes = dict.fromkeys(note for row in self.finished for note in row.result.notes)
+            yield Section("All rows")
+            yield Table(self.header, self.rows, LEGEND, [*notes])
+        if self.failures or self.plan.left_out:
+            yield Section("Not measured")
+            failed = [[name, f"failed: {sentence}"] for name, sentence in self.failures.items()]
+            left_out = [[point.name, f"left out: {point.error}"] for point in self.plan.left_out]
+            yield Table(["row", "why"], failed + left_out)
+        yield Section("How it was made")
+        yield Text("The configuration below, saved as FILE.yaml, is run again by: python scripts/sweep.py FILE.yaml")
+        yield Configuration(self.plan.config)
+        yield Versions(self._versions())
+
+    def _lead(self) -> str:
+        grid = " x ".join(f"{axis} ({len(values)})" for axis, values in self.plan.axes.items())
+        config = self.plan.config
+        lines = [f"{grid}, {config['num_images']} images of {config['model']} per row. {_counted(self.counts)}."]
+        if any(row.result.random_weights for row in self.finished):
+            lines.append("RANDOM WEIGHTS: costs and speed are real, the images mean nothing.")
+        return "\n\n".join(lines)
+
+    def _maps(self) -> Iterator[Block]:
+        axes = _map_axes(self.plan.axes)
+        wanted = [name for name in self.plan.metrics if name in self.measures]
+        if axes is None or not wanted:
+            return
+        x, y = axes
+        yield Section(f"{y} x {x}")
+        for name in wanted:
+            caption = f"{MEASURES[name].label}. The brighter, the better; =: every image equals its uncached one."
+            yield Picture(heat_maps(self._panels(x, y, name), (x, y), MEASURES[name]), caption)
+
+    def _panels(self, x: str, y: str, name: str) -> list[HeatMap]:
+        """One map over x and y for every combination of the other axes."""
+        others = {axis: values for axis, values in self.plan.axes.items() if axis not in (x, y)}
+        cells = {
+            tuple(point.at.items()): ("failed" if point.name in self.failures else "") for point in self.plan.points
+        }
+        found: dict[Any, tuple[float | None, str]] = {at: (None, text) for at, text in cells.items()}
+        for point, _, figures in self.finished:
+            found[tuple(point.at.items())] = _cell(name, figures)
+        panels = []
+        for values in product(*others.values()):
+            fixed = dict(zip(others, values, strict=True))
+            at = {(b, a): tuple({axis: {x: a, y: b, **fixed}[axis] for axis in self.plan.axes}.items())
+                  for a in self.plan.axes[x] for b in self.plan.axes[y]}  # fmt: skip
+            title = ", ".join(f"{axis} {value}" for axis, value in fixed.items())
+            panels.append(HeatMap(title, self.plan.axes[x], self.plan.axes[y],
+                                  {where: found.get(key, (None, "")) for where, key in at.items()}))  # fmt: skip
+        return panels
+
+    def _trade_off(self) -> Iterator[Block]:
+        name = self.plan.metrics[0]
+        marks = [
+            Mark(tuple(figures[cost] for cost in COSTS), figures[name], point.at)
+            for point, _, figures in self.finished
+            if name in figures
+        ]
+        if not marks:
+            return
+        yield Section("Quality against cost and time")
+        costs = [MEASURES[cost] for cost in COSTS]
+        caption = (
+            f"MACs are counted as in the paper. Time is of the sampling loop alone, on {self._versions()['device']}."
+        )
+        yield Picture(trade_offs(marks, costs, MEASURES[name], self.plan.axes), caption)
+
+    def _images(self) -> Iterator[Block]:
+        shown = [(row.point, first_images(self.folder, row.point.key)) for row in (*self.uncached, *self.finished)]
+        shown = [(point, paths) for point, paths in shown if paths]
+        if not shown:
+            return
+        yield Section("Images")
+        seeds = [str(int(path.stem)) for path in shown[0][1]]
+        rows = [(point.name if point.key else " ".join(point.at.values()), paths) for point, paths in shown]
+        yield ImageGrid(rows, "The same seeds under every row.", [f"seed {seed}" for seed in seeds])
+
+    def _versions(self) -> dict[str, str]:
+        """What the rows were made with; where they differ, all that occurs."""
+        records = [row.result.environment | _checkpoint(row.result) for row in (*self.uncached, *self.finished)]
+        names = dict.fromkeys(name for record in records for name in record)
+        found = {name: dict.fromkeys(str(record[name]) for record in records if name in record) for name in names}
+        return {name: ", ".join(values) for name, values in found.items()}
+
+    def _cells(self, row: Finished) -> list[str]:
+        kinds = ("full", "partial", "null") if row.result.calls["null"] else ("full", "partial")
+        calls = " / ".join(f"{row.result.calls[kind]:.1f}".removesuffix(".0") for kind in kinds)
+        figures = [MEASURES[name].text(row.figures.get(name)) for name in self.measures]
+        return [*row.point.at.values(), calls, *figures]
+
+
+LEGEND = (
+    "calls: network calls per image, full / partial (/ null). theory: speed-up if time followed MACs. measured: of the "
+    "sampling loop. PSNR (dB) and SSIM are to the uncached images of the same seeds. A click on a column's name sorts."
+)
+
+
+def first_images(folder: Path, key: str) -> list[Path]:
+    """The first images that a row left, in the order of their seeds; none where they were removed."""
+    made = [path for path in (folder / "samples" / key).glob("*/") if path.is_dir()]
+    return sorted(image_paths(made[0]))[:SHOWN] if made else []
+
+
+def _map_axes(axes: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
+    """The two longest axes as x and y, short words along x; None where there are no two with something to compare."""
+    longest = sorted((axis for axis in axes if len(axes[axis]) > 1), key=lambda axis: -len(axes[axis]))[:2]
+    if len(longest) < 2:
+        return None
+    x, y = sorted(longest, key=lambda axis: (max(map(len, axes[axis])), -len(axes[axis])))
+    return x, y
+
+
+def _cell(name: str, figures: Mapping[str, float]) -> tuple[float | None, str]:
+    if name in figures:
+        return figures[name] * MEASURES[name].scale, MEASURES[name].text(figures[name])
+    return None, "=" if figures.get("identical") else ""
+
+
+def _checkpoint(result: Result) -> dict[str, str]:
+    return {"checkpoint": result.checkpoint["source"], "sha256": result.checkpoint["sha256"][:12]}
+
+
+def _is_strategy(axis: str) -> bool:
+    return axis.partition(".")[0] in ("policy", "forecaster")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _load_plan(path: Path) -> SweepPlan:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no sweep in {path.parent}: it lacks {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it, and the sweep writes it again") from error
+    return configs.parse(SweepPlan, content, where=str(path))
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))

@@ -1,0 +1,32 @@
+"""Every combination of a grid of settings: python scripts/sweep.py [SWEEP] [key=value ...]
+
+SWEEP is a YAML file or its name in configs/sweeps (default interval_branch, on the bundled digits). Any key of a
+sampling run can be given, or varied below `grid`:
+  python scripts/sweep.py num_images=16
+  python scripts/sweep.py interval_branch grid.policy.interval=[2,3,5] num_images=64 out=outputs/mine
+  python scripts/sweep.py policy_forecaster
+  python scripts/sweep.py model=cifar10 checkpoint=FILE grid.sampler.steps=[50,100] out=outputs/cifar10
+Each combination is one JSON file in OUT/results: finished ones are not run again, so the same command goes on after an
+interruption. Ends with status 1 where rows failed, after all others have run; they are tried again by the next call.
+only_render=true makes OUT/report.html of what there is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from experiments.cli import main
+from experiments.sweep import SweepConfig, run
+
+
+def sweep(config: SweepConfig) -> None:
+    outcome = run(config)
+    print(outcome)
+    if outcome.failures:
+        name, sentence = next(iter(outcome.failures.items()))
+        print(f"{len(outcome.failures)} rows failed; the first, {name}: {sentence}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sweep, SweepConfig, default="configs/sweeps/interval_branch.yaml", doc=__doc__)
