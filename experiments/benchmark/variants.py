@@ -1,0 +1,63 @@
+"""The ways to run one network that are measured against each other, and how a case names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from configs import InputError, nearest
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+# What runs the network; the classes are in engines.py. The value is the memory format that it runs in by itself.
+ENGINES = {
+    "plain": "channels_last",  # our U-Net as it is
+    "constants": "channels_last",  # with the constants of a run computed once
+    "split": "channels_last",  # and with the cached half of the first up-block's convolution
+    "diffusers": "contiguous",  # UNet2DModel or UNet2DConditionModel, as its pipelines load it
+    "deepcache": "contiguous",  # the same under the package DeepCache
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An engine and its settings."""
+
+    engine: str
+    precision: str = "fp32"  # of weights and evaluations
+    layout: str = "channels_last"
+    compiled: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
+
+    def __str__(self) -> str:
+        """The words that mean it: what goes without saying is left out."""
+        layout = [self.layout] if self.layout != ENGINES[self.engine] else []
+        precision = [self.precision] if self.precision != "fp32" else []
+        return " ".join([self.engine, *layout, *["compiled"] * self.compiled, *precision])
+
+
+def parse_variant(words: str) -> Variant:
+    """ "plain", "diffusers compiled bf16", "plain contiguous": an engine, then its settings in any order.
+
+    Raises InputError for a word that means nothing.
+    """
+    engine, *settings = words.split() or [""]
+    if engine not in ENGINES:
+        raise InputError(f"the variant {words!r} must begin with an engine; {nearest(engine, ENGINES)}")
+    variant = {"layout": ENGINES[engine]}
+    for word in settings:
+        if word in PRECISIONS:
+            variant["precision"] = word
+        elif word in LAYOUTS:
+            variant["layout"] = word
+        elif word == "compiled":
+            variant["compiled"] = True
+        else:
+            known = [*PRECISIONS, *LAYOUTS, "compiled"]
+            raise InputError(f"the variant {words!r} has the setting {word!r}; {nearest(word, known)}")
+    return Variant(engine, **variant)

@@ -1,0 +1,86 @@
+"""How much memory a computation takes, and how much there is."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """The bytes that were taken at once, at most, on top of what was taken before:
+
+        with PeakMemory(device) as memory:
+            ...
+        memory.peak
+
+    On a GPU what PyTorch's allocator handed out; on a CPU the resident set of the process, which Linux alone tells
+    (`peak` is None elsewhere). `held` is what is still taken at the end. Several may follow each other: every one
+    begins anew.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peak: int | None = None
+        self.held: int | None = None
+
+    def __enter__(self) -> PeakMemory:
+        give_back(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+        elif can_measure(self.device):
+            RESET.write_text("5")  # proc(5): the peak becomes the present resident set
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self.device) - self._before
+            self.held = torch.cuda.memory_allocated(self.device) - self._before
+        elif can_measure(self.device):
+            self.peak = max(0, _status("VmHWM") - self._before)
+            give_back(self.device)
+            self.held = max(0, _status("VmRSS") - self._before)
+
+
+def can_measure(device: torch.device) -> bool:
+    """Is there a way to tell the peak on this device?"""
+    return device.type == "cuda" or (device.type == "cpu" and RESET.exists())
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be taken; None where the system does not tell."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    meminfo = Path("/proc/meminfo")
+    return _kilobytes(meminfo, "MemAvailable") if device.type == "cpu" and meminfo.exists() else None
+
+
+def give_back(device: torch.device) -> None:
+    """Returns what is no longer used to the system, so that later peaks do not hide in it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _status(key: str) -> int:
+    return _kilobytes(STATUS, key)
+
+
+def _kilobytes(file: Path, key: str) -> int:
+    """The bytes in a line "key:   123 kB" of a file of /proc."""
+    line = next(line for line in file.read_text().splitlines() if line.startswith(f"{key}:"))
+    return 1024 * int(line.split()[1])
