@@ -1,10 +1,13 @@
-"""The Fréchet distance between two sets of images, in the features of the classifier of digits.
+"""The Fréchet distance between two sets of images, in the features of any network.
 
-The distance is that of FID, the features are not: FID is defined on those of one Inception network. Figures for other
+It is called FID in the features of one Inception network (experiments/evaluation), and nowhere else. Figures for other
 features, or for sets of other sizes (small sets lie further away), do not compare.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +16,33 @@ from configs import InputError
 from experiments.classifier import Classifier, predict
 from experiments.data import ArrayImages, Images
 from experiments.images import to_uint8
+
+
+class Moments(Protocol):
+    """What a Fréchet distance needs to know of a set of features."""
+
+    @property
+    def mean(self) -> np.ndarray: ...  # (width,) float64
+
+    @property
+    def cov(self) -> np.ndarray: ...  # (width, width) float64
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Moments that were computed earlier, as files of statistics hold them."""
+
+    mean: np.ndarray  # (width,)
+    cov: np.ndarray  # (width, width)
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "cov"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        if self.mean.ndim != 1 or self.cov.shape != 2 * self.mean.shape:
+            raise InputError(f"a mean must be (width,) and its covariance (width, width), not {self.mean.shape} and "
+                             f"{self.cov.shape}")  # fmt: skip
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.cov).all()):
+            raise InputError("a mean and its covariance must be finite, but some values are NaN or infinite")
 
 
 class FeatureStatistics:
@@ -60,7 +90,7 @@ class FeatureStatistics:
         self.count = total
 
 
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+def frechet_distance(a: Moments, b: Moments) -> float:
     """|μa - μb|² + tr(Sa + Sb - 2 (Sa Sb)^½) (Dowson and Landau 1982), squared as FID is.
 
     Sa Sb = A Aᵀ B Bᵀ has the eigenvalues of (Aᵀ B)(Aᵀ B)ᵀ, so tr (Sa Sb)^½ is the sum of the singular values of Aᵀ B:
@@ -68,8 +98,9 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Raises InputError for fewer than 2 samples and for features of different widths.
     """
     _check_widths(a, b)
-    root = np.linalg.svd(_factor(a.cov).T @ _factor(b.cov), compute_uv=False).sum()
-    distance = np.square(a.mean - b.mean).sum() + np.trace(a.cov) + np.trace(b.cov) - 2 * root
+    cov_a, cov_b = a.cov, b.cov
+    root = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
+    distance = np.square(a.mean - b.mean).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root
     return max(0.0, float(distance))  # rounding can leave equal sets a little below 0
 
 
@@ -99,6 +130,6 @@ def _factor(cov: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(values.clip(min=0))
 
 
-def _check_widths(a: FeatureStatistics, b: FeatureStatistics) -> None:
-    if a.width != b.width:
-        raise InputError(f"features of {a.width} dimensions cannot be compared with features of {b.width}")
+def _check_widths(a: Moments, b: Moments) -> None:
+    if len(a.mean) != len(b.mean):
+        raise InputError(f"features of {len(a.mean)} dimensions cannot be compared with features of {len(b.mean)}")

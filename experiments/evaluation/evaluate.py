@@ -1,0 +1,198 @@
+"""The evaluation of folders of samples: every metric that can be had, in a table and in a JSON file beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from configs import InputError, one_of
+from experiments.classifier import BUNDLED
+from experiments.evaluation.clip_score import ARCHITECTURE, WEIGHTS, clip_score, load_clip, read_prompts
+from experiments.evaluation.evaluator import images_evaluator
+from experiments.evaluation.inception import is_published, load_inception
+from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
+from experiments.evaluation.pairs import compare, load_lpips, perceptual
+from experiments.evaluation.references import Reference, open_reference, save_statistics
+from experiments.evaluation.result import Evaluation
+from experiments.evaluation.scores import METRICS, Scores, score
+from experiments.evaluation.sets import ImageSet, open_sets
+from experiments.model import pick_device
+
+OF_INCEPTION = ("fid", "sfid", "is", "kid", "prc")
+OF_PAIRS = ("psnr", "ssim", "lpips")
+ALL = (*METRICS, *OF_PAIRS, "clip")
+DIGITS = (1, 32, 32)  # the images that the bundled classifier takes
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One run of scripts/evaluate.py."""
+
+    folder: str = MISSING  # of samples, also in its sub-folders, each a set of its own; or an .npz of images in arr_0
+    reference: str | None = None  # see open_reference
+    metrics: list[str] | None = None  # of ALL; null is all that the other keys call for, but for those that download
+    split: str = "train"  # of the reference, where it has train and test
+    inception: str | None = None  # the weights of FID's network; null looks where torch.hub keeps them, and downloads
+    features: str | None = None  # another network, for fd; null is the bundled classifier where samples are digits
+    statistics: str | None = None  # an .npz that receives the statistics of the reference, to be a reference later
+    against: str | None = None  # a folder of images of the same names: those of psnr, ssim and lpips
+    prompts: str | None = None  # for clip; null takes them from the run's summary.json
+    clip: str = f"{ARCHITECTURE}/{WEIGHTS}"  # ARCHITECTURE/WEIGHTS of open_clip, or a file of ViT-g-14
+    batch_size: int = 50
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {self.batch_size}")
+        one_of(self.split, ("train", "test"), "the split")
+        for metric in self.metrics or ():
+            one_of(metric, ALL, "the metric")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The metrics asked for, or else those that the keys call for."""
+        if self.metrics is not None:
+            return tuple(self.metrics)
+        of_pairs = ("psnr", "ssim") if self.against else ()
+        of_sets = tuple(METRICS) if self.reference else ("is",) if not self.against else ()
+        return (*of_sets, *of_pairs, *(("clip",) if self.prompts else ()))
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Measures the samples, and writes FOLDER.metrics.json -> what it holds.
+
+    What cannot be had, for want of weights, packages or real images, is left out, and the result says why.
+    Raises InputError where nothing is left.
+    """
+    work = _Work(config)
+    for metrics, measure in work.jobs():
+        wanted = [metric for metric in config.wanted if metric in metrics]
+        if not wanted:
+            continue
+        try:
+            measure(wanted)
+        except InputError as error:
+            work.missing.append(f"no {', '.join(wanted)}: {error}")
+    result = work.result()
+    result.save()
+    return result
+
+
+class _Work:
+    """The samples, and what has been found out about them so far."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config = config
+        self.device = pick_device(config.device)
+        self.sets = open_sets(Path(config.folder).expanduser())
+        if len({images.shape for images in self.sets}) > 1:
+            raise InputError(f"the sets of samples in {config.folder} are of different sizes; name one of them")
+        self.scores = {images.name: Scores() for images in self.sets}
+        self.networks: dict[str, str] = {}  # sha256 by name
+        self.missing: list[str] = []
+
+    def jobs(self) -> list[tuple[Sequence[str], Callable[[Sequence[str]], None]]]:
+        """What to do for which metrics."""
+        return [
+            (OF_INCEPTION, self._of_inception),
+            (("fd",), self._of_features),
+            (("psnr", "ssim"), self._of_pixels),
+            (("lpips",), self._lpips),
+            (("clip",), self._clip),
+        ]
+
+    def result(self) -> Evaluation:
+        missing = list(dict.fromkeys([*self.missing, *(line for s in self.scores.values() for line in s.missing)]))
+        if not any(scores.values for scores in self.scores.values()):
+            raise InputError("; ".join(missing) or "there is nothing to measure: name reference= or against=")
+        return Evaluation(
+            folder=self.config.folder,
+            reference=self.config.reference,
+            against=self.config.against,
+            images={images.name: len(images) for images in self.sets},
+            values={name: scores.values for name, scores in self.scores.items()},
+            networks=self.networks,
+            settings=list(dict.fromkeys(line for scores in self.scores.values() for line in scores.settings)),
+            missing=missing,
+        )
+
+    def _of_inception(self, metrics: Sequence[str]) -> None:
+        network = load_inception(self.config.inception, self.device)
+        self._of_network(network, metrics)
+        if not is_published(network):
+            self._add_setting(f"the weights of {network.name} are not the published ones: these figures compare with "
+                              "no others")  # fmt: skip
+
+    def _of_features(self, metrics: Sequence[str]) -> None:
+        path = self.config.features or (BUNDLED if self.sets[0].shape == DIGITS else None)
+        if path is not None:
+            self._of_network(load_features(path, self.device), metrics)
+        elif self.config.metrics:
+            raise InputError("name the network with features=FILE")
+
+    def _of_network(self, network: FeatureNetwork, metrics: Sequence[str]) -> None:
+        layers = [layer for layer in network.widths if layer in {METRICS[metric].layer for metric in metrics} | {POOL}]
+        reference = self._reference(network, metrics, layers)
+        for images in self.sets:
+            samples = images_evaluator(network, images.images, self.config.batch_size, layers, images.name)
+            self.scores[images.name].extend(score(samples, reference, metrics))
+        self.networks[network.name] = network.sha256
+
+    def _reference(self, network: FeatureNetwork, metrics: Sequence[str], layers: Sequence[str]) -> Reference | None:
+        if self.config.reference is None or not any(METRICS[metric].needs_reference for metric in metrics):
+            return None
+        reference = open_reference(
+            self.config.reference,
+            network,
+            split=self.config.split,
+            shape=self.sets[0].shape,
+            batch_size=self.config.batch_size,
+            layers=layers,
+            singles=bool({"kid", "prc"} & set(metrics)),
+        )
+        if self.config.statistics is not None and not self.networks:  # of the first network alone
+            save_statistics(Path(self.config.statistics).expanduser(), reference, network)
+            self._add_setting(f"{self.config.statistics} holds the statistics of {reference.name} in {network.name}")
+        return reference
+
+    def _of_pixels(self, metrics: Sequence[str]) -> None:
+        for images, reference in self._pairs():
+            summary = compare(images, reference).summary()
+            chosen = {key: value for key, value in summary.items() if key.startswith((*metrics, "identical"))}
+            self.scores[images.name].values.update(chosen)
+        self._add_setting(f"{', '.join(metrics)}: of each image to the one of its name in {self.config.against}, in "
+                          "8 bits; mean over the images that differ / worst")  # fmt: skip
+
+    def _lpips(self, metrics: Sequence[str]) -> None:
+        pairs = self._pairs()
+        distance = load_lpips(self.device)
+        for images, reference in pairs:
+            values = perceptual(images, reference, distance)
+            summary = {"lpips_mean": sum(values) / len(values), "lpips_worst": max(values)}
+            self.scores[images.name].values.update(summary)
+        self._add_setting("lpips: version 0.1 on AlexNet; mean / worst")
+
+    def _clip(self, metrics: Sequence[str]) -> None:
+        folder = Path(self.config.folder).expanduser()
+        prompts = {images.name: read_prompts(self.config.prompts, folder, images) for images in self.sets}
+        scorer = load_clip(self.config.clip, self.device)
+        for images in self.sets:
+            value = clip_score(images, prompts[images.name], scorer, self.config.batch_size)
+            self.scores[images.name].values["CLIP"] = value
+        self._add_setting(f"CLIP: mean of 100·cos of image and prompt, clipped at 0, in {self.config.clip}")
+
+    def _pairs(self) -> list[tuple[ImageSet, ImageSet]]:
+        """Every set with what it is compared to: the set of its name, or the only one there is."""
+        if self.config.against is None:
+            raise InputError("name the images to compare with by against=FOLDER")
+        others = open_sets(Path(self.config.against).expanduser())
+        by_name = {other.name: other for other in others}
+        if len(others) > 1 and any(images.name not in by_name for images in self.sets):
+            raise InputError(f"{self.config.against} holds {', '.join(by_name)}; name one of them")
+        return [(images, others[0] if len(others) == 1 else by_name[images.name]) for images in self.sets]
+
+    def _add_setting(self, line: str) -> None:
+        self.scores[self.sets[0].name].settings.append(line)
