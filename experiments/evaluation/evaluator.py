@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -49,13 +49,29 @@ class Evaluator:
         Raises InputError for images that the network does not take, and for indices that were there before.
         """
         features = self.network(images)
-        self._add(range(len(self), len(self) + len(images)) if indices is None else indices, features)
+        self.add(range(len(self), len(self) + len(images)) if indices is None else indices, features)
+
+    def add(self, indices: Sequence[int], features: Mapping[str, Tensor]) -> None:
+        """Adds features (n, width) by layer, made by the same network: of another process, say.
+
+        Raises InputError for indices that were there before.
+        """
+        twice = self._seen.intersection(indices)
+        if twice or len(set(indices)) != len(indices):
+            raise InputError(f"image {min(twice)} is there already" if twice else "an image is there twice")
+        if any(len(features[layer]) != len(indices) for layer in self.layers):
+            raise InputError(f"{len(indices)} indices do not fit the number of images")
+        self._seen.update(indices)
+        self._blocks.append((torch.tensor(list(indices)), {layer: features[layer] for layer in self.layers}))
 
     def merge(self, other: Evaluator) -> None:
         """Adds the images of `other`. Raises InputError for indices that are in both, and for another network."""
         _check_network(self, other.network.sha256, "the other features")
-        for indices, features in other._blocks:
-            self._add(indices.tolist(), features)
+        self.add(*other.gathered())
+
+    def gathered(self) -> tuple[list[int], dict[str, Tensor]]:
+        """Indices, ascending, and features in their order by layer: what `add` takes."""
+        return sorted(self._seen), {layer: self.features(layer) for layer in self.layers}
 
     def features(self, layer: str) -> Tensor:
         """Those of all images, in the order of their indices -> (N, width)."""
@@ -73,9 +89,10 @@ class Evaluator:
 
     def save(self, path: Path) -> None:
         """Writes the features gathered so far, of one block of a run, say, into one safetensors file."""
-        order = sorted(self._seen)
-        tensors = {layer: self.features(layer) for layer in self.layers} | {"indices": torch.tensor(order)}
-        write_safetensors(path, tensors, {"format": FORMAT, "network": self.network.sha256})
+        indices, features = self.gathered()
+        write_safetensors(
+            path, features | {"indices": torch.tensor(indices)}, {"format": FORMAT, "network": self.network.sha256}
+        )
 
     def load(self, path: Path) -> None:
         """Adds the features in a file of `save`. Raises InputError for one that is damaged, or of another network."""
@@ -83,17 +100,20 @@ class Evaluator:
         if state.metadata.get("format") != FORMAT or not {"indices", *self.layers} <= state.tensors.keys():
             raise InputError(f"{path} does not hold the features {', '.join(self.layers)} of images")
         _check_network(self, state.metadata.get("network", ""), str(path))
-        self._add(state.tensors["indices"].tolist(), state.tensors)
+        self.add(state.tensors["indices"].tolist(), state.tensors)
 
-    def _add(self, indices: Sequence[int], features: dict[str, Tensor]) -> None:
-        fresh = set(indices)
-        if len(fresh) != len(indices) or fresh & self._seen:
-            twice = min(fresh & self._seen, default=None)
-            raise InputError(f"image {twice} was there before" if twice is not None else "an index occurs twice")
-        if any(len(features[layer]) != len(indices) for layer in self.layers):
-            raise InputError(f"{len(indices)} indices do not fit the number of images")
-        self._seen |= fresh
-        self._blocks.append((torch.tensor(list(indices)), {layer: features[layer] for layer in self.layers}))
+
+class Evaluators:
+    """An Evaluator for each strategy of a run: `run(config, observer=Evaluators(network))` measures images without a
+    detour through files."""
+
+    def __init__(self, network: FeatureNetwork, layers: Sequence[str] | None = None) -> None:
+        self.network, self.layers = network, layers
+        self.by_name: dict[str, Evaluator] = {}
+
+    def __call__(self, name: str, seeds: Sequence[int], images: Tensor) -> None:
+        """Takes images (B, C, H, W) uint8 of one strategy."""
+        self.by_name.setdefault(name, Evaluator(self.network, self.layers)).update(images, seeds)
 
 
 def images_evaluator(
