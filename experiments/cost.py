@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from caching import Macs, PassCosts, Uniform, pass_costs
+from caching import PassCosts, Uniform, pass_costs
 from configs import InputError
-from experiments.model import ModelConfig, PaperCosts, model_config
+from experiments.model import ModelConfig, model_config
+from experiments.paper_tables import PrintedMacs, printed_macs
+from experiments.pricing import context_length, price
 from experiments.tables import markdown
 
 
@@ -29,8 +32,7 @@ def report(config: CostConfig) -> str:
     """Two tables: every pass, and (where the paper prints some) the paper's averages beside ours."""
     model = model_config(config.model)
     size = None if config.resolution is None else (config.resolution, config.resolution)
-    context_length = model.conditioning.text.length if model.conditioning and model.conditioning.text else 1
-    costs = pass_costs(model.network, size, context_length)
+    costs = pass_costs(model.network, size, context_length(model))
     lines = [
         f"{config.model}: {model.network.num_branches} skip branches, G MACs for one image",
         "",
@@ -40,9 +42,9 @@ def report(config: CostConfig) -> str:
         "G MACs: counted as in the paper; products: attention matrix products, which the paper leaves out.",
         f"N = ...: average over {config.steps} network calls, a full pass every N-th and this branch between.",
     ]
-    if model.paper and config.resolution is None:
-        lines += ["", "The paper's figures:", "", *markdown([PAPER_HEADER, *_paper_rows(model.paper, costs)])]
-        lines += _deviations(model.paper, costs)
+    if config.resolution is None and (printed := printed_macs(Path(config.model).stem)):
+        lines += ["", "The paper's figures:", "", *markdown([PAPER_HEADER, *map(_paper_row, printed)])]
+        lines += _deviations(printed)
     return "\n".join(lines)
 
 
@@ -51,7 +53,7 @@ def _header(config: CostConfig) -> list[str]:
 
 
 def _rows(config: CostConfig, model: ModelConfig, costs: PassCosts) -> Iterator[list[str]]:
-    count = _counting(model.paper)
+    count = model.paper_macs
     for depth in (None, *range(model.network.num_branches)):
         macs = costs.of(depth)
         averages = [""] * len(config.intervals)
@@ -72,39 +74,25 @@ def _rows(config: CostConfig, model: ModelConfig, costs: PassCosts) -> Iterator[
 PAPER_HEADER = ["table", "N", "branch (m)", "paper", "here", "paper - here"]
 
 
-def _paper_rows(paper: PaperCosts, costs: PassCosts) -> Iterator[list[str]]:
-    here = _counting(paper)(costs.full) / 1e9
-    yield ["", "1", "full", f"{paper.full}", f"{here:.3f}", f"{paper.full - here:+.3f}"]
-    for row in paper.averages:
-        here = _average(paper, row.interval, row.branch, costs)
-        branch = f"{row.branch} ({row.branch + 1})"
-        yield [str(row.table), str(row.interval), branch, f"{row.macs}", f"{here:.3f}", f"{row.macs - here:+.3f}"]
+def _paper_row(printed: PrintedMacs) -> list[str]:
+    policy, here = printed.config.policy, _here(printed)
+    branch = f"{policy['branch']} ({policy['branch'] + 1})" if "branch" in policy else "full"
+    interval = str(policy.get("interval", 1))
+    return [printed.table[5:], interval, branch, f"{printed.macs}", f"{here:.3f}", f"{printed.macs - here:+.3f}"]
 
 
-def _deviations(paper: PaperCosts, costs: PassCosts) -> list[str]:
+def _deviations(printed: Sequence[PrintedMacs]) -> list[str]:
     """Where the paper's own figures do not follow from its networks."""
-    off = [
-        f"table {row.table} branch {row.branch}"
-        for row in paper.averages
-        if abs(row.macs - _average(paper, row.interval, row.branch, costs)) > _rounding(row.macs) + 0.01
-    ]
+    off = [f"{each.table}, {each.row}" for each in printed if abs(each.macs - _here(each)) > _rounding(each.macs) + 0.01]
     return ["", f"The paper deviates from its own counting rule at: {', '.join(off)}."] if off else []
 
 
-def _average(paper: PaperCosts, interval: int, branch: int, costs: PassCosts) -> float:
-    return costs.average(Uniform(interval, branch).plan(paper.steps), _counting(paper)) / 1e9
+def _here(printed: PrintedMacs) -> float:
+    """The same in ours: G MACs, averaged over the steps."""
+    return price(printed.config).macs_per_step / 1e9
 
 
 def _rounding(printed: float) -> float:
     """Half a unit of the last digit that a figure was printed with."""
     digits = len(str(printed).partition(".")[2])
     return 0.5 * 10**-digits
-
-
-def _counting(paper: PaperCosts | None) -> Callable[[Macs], int]:
-    group_norms = paper.group_norms if paper else True
-
-    def count(macs: Macs) -> int:
-        return macs.paper(group_norms)
-
-    return count

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from omegaconf import MISSING
 
 import configs
 from caching import Macs
@@ -16,36 +15,16 @@ from samplers import DiffusionConfig
 
 
 @dataclass(frozen=True)
-class PaperAverage:
-    """One row of a table of the paper: G MACs averaged over the steps of uniform caching."""
-
-    table: int = MISSING
-    interval: int = MISSING
-    branch: int = MISSING  # ours; the paper's m is branch + 1
-    macs: float = MISSING
-
-
-@dataclass(frozen=True)
-class PaperCosts:
-    """What the DeepCache paper prints for a model, kept beside it so that costs can be laid against it."""
-
-    steps: int = MISSING
-    full: float = MISSING  # G MACs of a full pass
-    group_norms: bool = True  # does the paper's count hold GroupNorms? Not of CompVis networks, see caching/cost.py
-    averages: list[PaperAverage] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class ModelConfig(PartsConfig):
     """The contents of one file of configs/models: the networks, and what was done and published with them."""
 
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     checkpoints: dict[str, PublicFile] = field(default_factory=dict)  # by name; the first is the default
-    paper: PaperCosts | None = None
+    paper_group_norms: bool = True  # does the paper's count of MACs hold its GroupNorms? see Macs in caching/cost.py
 
     def paper_macs(self, macs: Macs) -> int:
         """The cost of a pass as the DeepCache paper counts it for this model."""
-        return macs.paper(self.paper.group_norms if self.paper else True)
+        return macs.paper(self.paper_group_norms)
 
 
 def model_config(name: str) -> ModelConfig:

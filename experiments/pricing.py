@@ -17,7 +17,9 @@ class Price:
     """The static cost of one strategy: per network call and image, and how much less than full passes that is."""
 
     plan: Plan
+    steps: int  # of the sampler
     macs: float  # per call, counted as in the paper
+    macs_per_step: float  # the same over as many calls as there are steps: the paper knows no additional call of PLMS
     macs_attention: float  # per call: layers and attention products, what a device has to multiply
     theoretical_speedup: float  # over full passes at as many calls, in MACs with attention products
 
@@ -36,9 +38,17 @@ def price(config: SampleConfig) -> Price | None:
     plan = static_plan(config)
     if plan is None:
         return None
-    costs = costs_of(config)
+    model, costs = model_config(config.model), costs_of(config)
+    steps = len(Sampler(config.sampler, model.diffusion).table)
     speedup = costs.speedup(plan)
-    return Price(plan, costs.average(plan, model_config(config.model).paper_macs), costs.full.total / speedup, speedup)
+    return Price(
+        plan=plan,
+        steps=steps,
+        macs=costs.average(plan, model.paper_macs),
+        macs_per_step=costs.average(plan[:steps], model.paper_macs),
+        macs_attention=costs.full.total / speedup,
+        theoretical_speedup=speedup,
+    )
 
 
 def static_plan(config: SampleConfig) -> Plan | None:

@@ -96,8 +96,7 @@ def identity(row: Row) -> dict[str, Any]:
     """All that the result of a row depends on, and nothing else."""
     settings = {name: value for name, value in asdict(row.config).items() if name not in NO_RESULT}
     model = asdict(model_config(settings.pop("model")))
-    for published in ("checkpoints", "paper"):
-        model.pop(published, None)
+    del model["checkpoints"]
     if settings["prompts"] is not None:
         settings["prompts"] = _content(settings["prompts"])
     file = str(settings["policy"].get("file", settings["policy"]["name"]))

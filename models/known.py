@@ -34,7 +34,7 @@ class PartsConfig:
 
 
 # The sections of those files that are not about networks: see ModelConfig in experiments/model.py.
-OTHER_SECTIONS = ("diffusion", "checkpoints", "paper")
+OTHER_SECTIONS = ("diffusion", "checkpoints", "paper_group_norms")
 
 Config = str | Path | Mapping[str, Any] | UNetConfig | PartsConfig
 
