@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import configs
 from configs import InputError
+from experiments.world import is_first, join
 
 T = TypeVar("T")
 
@@ -45,15 +46,16 @@ def main(
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it can", file=sys.stderr)
+        if is_first():
+            print("interrupted; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
 
 def fail(sentence: str) -> None:
-    """Ends the process with status 2 and one sentence."""
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    """Ends the process with status 2 and one sentence; of several processes the first one says it."""
+    join().say_last(lambda: print(f"error: {' '.join(sentence.split())}", file=sys.stderr, flush=True))
     sys.exit(2)
 
 

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from experiments.images import to_uint8
+from experiments.images import to_image
 from models.files import write_atomically
 
 DIFFERENCE_GAIN = 4  # differences are small; shown this many times brighter
 LABEL_WIDTH, GAP, SMALLEST_CELL, LARGEST_CELL = 190, 4, 64, 256
+COLUMNS = 8  # images shown
 
 
-def save_comparison(runs: Sequence[tuple[str, Tensor]], first_is_reference: bool, path: Path, columns: int = 8) -> None:
-    """Writes one PNG: a row of images (N, C, H, W) in [-1, 1] per run, and below each run but the reference a row of
-    |difference| to it. `columns`: how many of the images are shown."""
+def save_comparison(runs: Sequence[tuple[str, Tensor]], first_is_reference: bool, path: Path) -> None:
+    """Writes one PNG: a row of images (N, C, H, W) uint8 per run, and below each run but the reference a row of
+    |difference| to it."""
     rows = []
-    reference = runs[0][1]
     for i, (name, images) in enumerate(runs):
-        rows.append((name, to_uint8(images[:columns])))
+        rows.append((name, images))
         if first_is_reference and i:
-            difference = (images[:columns] - reference[:columns]).abs() * DIFFERENCE_GAIN - 1
-            rows.append((f"|difference| x {DIFFERENCE_GAIN}", to_uint8(difference)))
+            difference = (images.int() - runs[0][1].int()).abs() * DIFFERENCE_GAIN
+            rows.append((f"|difference| x {DIFFERENCE_GAIN}", difference.clamp(max=255).to(torch.uint8)))
     write_atomically(path, lambda unfinished: _draw(rows).save(unfinished, format="png"))
 
 
@@ -40,8 +40,7 @@ def _draw(rows: Sequence[tuple[str, Tensor]]) -> Image.Image:
         top = GAP + r * (cell_height + GAP)
         draw.text((8, top + cell_height // 2), _wrap(name), fill="black", font=font, anchor="lm")
         for c, image in enumerate(images):
-            pixels = image.permute(1, 2, 0).cpu().numpy()
-            picture = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+            picture = to_image(image).convert("RGB")
             how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
             picture = picture.resize((cell, cell_height), how)
             canvas.paste(picture, (LABEL_WIDTH + c * (cell + GAP), top))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import itertools
 import zipfile
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs import InputError
+from experiments.images import to_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODES = {1: "L", 3: "RGB"}
@@ -60,18 +62,51 @@ class FolderImages:
         return torch.stack([self._read(self.paths[i]) for i in indices])
 
     def _read(self, path: Path) -> Tensor:
-        image = read_image(path, self.channels, str(path))
-        scale = self.resolution / min(image.size)
-        width, height = (max(self.resolution, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-        left, top = (width - self.resolution) // 2, (height - self.resolution) // 2
-        return to_tensor(image.crop((left, top, left + self.resolution, top + self.resolution)))
+        return to_tensor(crop_to(read_image(path, self.channels, str(path)), self.resolution))
 
 
-def open_images(data: str, split: str, channels: int, resolution: int) -> ArrayImages | FolderImages:
+class ShardImages:
+    """The images in a folder of .npz shards, as `scripts/sample.py storage=npz` leaves them: arr_0 (n, H, W, C) uint8
+    each, arr_1 (n,) where there are labels. One shard is held at a time; images of another size than `resolution` are
+    resized and cropped as those of image folders are."""
+
+    def __init__(self, folder: Path, channels: int, resolution: int) -> None:
+        self.paths = sorted(folder.glob("*.npz"))
+        self.channels, self.resolution = channels, resolution
+        sizes = [array_header(path)[0][0] for path in self.paths]
+        self.starts = list(itertools.accumulate(sizes, initial=0))
+        self._held: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The labels (N,) of all images; None where the shards have none."""
+        parts = [read_arrays(path).get("arr_1") for path in self.paths]
+        return None if any(part is None for part in parts) else torch.from_numpy(np.concatenate(parts)).long()
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self._image(int(i)) for i in indices])
+
+    def _image(self, index: int) -> Tensor:
+        number = bisect.bisect_right(self.starts, index) - 1
+        if self._held is None or self._held[0] != number:
+            self._held = number, self._shard(self.paths[number])
+        return self._held[1][index - self.starts[number]]
+
+    def _shard(self, path: Path) -> Tensor:
+        pixels = _to_channels(read_arrays(path)["arr_0"], self.channels, f"{path}: arr_0")
+        if pixels.shape[2:] == (self.resolution, self.resolution):
+            return pixels
+        return torch.stack([to_tensor(crop_to(to_image(image), self.resolution)) for image in pixels])
+
+
+def open_images(data: str, split: str, channels: int, resolution: int) -> Images:
     """The images that `data` names, at the network's size.
 
-    data: `mnist` or `cifar10` (downloaded by torchvision into ./data), a folder of images, or an .npz file with
+    data: `mnist` or `cifar10` (downloaded by torchvision into ./data), a folder of images or of the .npz shards that
+      scripts/sample.py writes, the output folder of one of its runs with a single set of images, or an .npz file with
       `{split}_images` (N, H, W[, C]) uint8, or with JPEGs end to end in `{split}_jpeg` and `{split}_offsets` (N + 1);
       `{split}_labels` (N,) where there are any.
     split: "train" or "test"; a folder has no splits.
@@ -85,7 +120,7 @@ def open_images(data: str, split: str, channels: int, resolution: int) -> ArrayI
     if data in ("mnist", "cifar10"):
         images = _torchvision(data, split, channels)
     elif path.is_dir():
-        return FolderImages(path, channels, resolution)
+        return open_folder(path, channels, resolution)
     elif path.suffix == ".npz" and path.is_file():
         images = _npz(path, split, channels)
     else:
@@ -93,6 +128,29 @@ def open_images(data: str, split: str, channels: int, resolution: int) -> ArrayI
             f"data must be mnist, cifar10, an existing image folder or an existing .npz file, not {data!r}"
         )
     return ArrayImages(pad_to(images.pixels, resolution, data), images.labels)
+
+
+def open_folder(path: Path, channels: int, resolution: int) -> FolderImages | ShardImages:
+    """The images of one folder: files, shards, or those of a run that has a single set of them."""
+    folder = sample_folder(path)
+    return (ShardImages if holds_shards(folder) else FolderImages)(folder, channels, resolution)
+
+
+def sample_folder(path: Path) -> Path:
+    """Where the images are: `path` itself, or of the output folder of a run the one folder with images in it.
+
+    Raises InputError where a run has several."""
+    if not (path / "run.json").is_file():
+        return path
+    folders = sorted(inner for inner in path.iterdir() if inner.is_dir() and inner.name != "blocks")
+    if len(folders) != 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise InputError(f"{path} is a run with {len(folders)} sets of images; name the folder of one ({names})")
+    return folders[0]
+
+
+def holds_shards(folder: Path) -> bool:
+    return any(folder.glob("*.npz"))
 
 
 def data_name(data: str) -> str:
@@ -123,6 +181,15 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
 
 
+def crop_to(image: Image.Image, resolution: int) -> Image.Image:
+    """Resizes the shorter side to `resolution`, then cuts out the central square."""
+    scale = resolution / min(image.size)
+    width, height = (max(resolution, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = (width - resolution) // 2, (height - resolution) // 2
+    return image.crop((left, top, left + resolution, top + resolution))
+
+
 def pad_to(pixels: Tensor, resolution: int, what: str) -> Tensor:
     """Centres images (N, C, H, W) uint8 on a black square of `resolution`."""
     height, width = pixels.shape[2:]
@@ -143,13 +210,35 @@ def _torchvision(name: str, split: str, channels: int) -> ArrayImages:
     return ArrayImages(_to_channels(np.asarray(source.data), channels, name), torch.as_tensor(source.targets))
 
 
-def _npz(path: Path, split: str, channels: int) -> ArrayImages:
-    prefix = f"{split}_"
+UNREADABLE = (OSError, ValueError, EOFError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def read_arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays of an .npz file whose names start with `prefix`. Raises InputError for a damaged file."""
     try:
         with np.load(path) as file:
-            arrays = {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            return {key: file[key] for key in file.files if key.startswith(prefix)}
+    except UNREADABLE as error:
         raise InputError(f"{path} is truncated or not an .npz file of plain arrays ({error})") from error
+
+
+def array_header(path: Path, name: str = "arr_0") -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of one array of an .npz file, without reading it. Raises InputError for a damaged file."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, _, dtype = read(file)
+    except UNREADABLE as error:
+        raise InputError(f"{path} is truncated or no .npz file with {name} ({error})") from error
+    if len(shape) != 4 or dtype != np.uint8:
+        raise InputError(f"{path}: {name} must be (N, H, W, C) uint8, not {shape} {dtype}")
+    return shape, dtype
+
+
+def _npz(path: Path, split: str, channels: int) -> ArrayImages:
+    prefix = f"{split}_"
+    arrays = {key.removeprefix(prefix): array for key, array in read_arrays(path, prefix).items()}
     labels = torch.from_numpy(arrays["labels"]).long() if "labels" in arrays else None
     if "images" in arrays:
         return ArrayImages(_to_channels(arrays["images"], channels, f"{path}: {split}_images"), labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from models.files import write_atomically
+from models.files import write_bytes
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -18,11 +19,22 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.float() + 1) / 2).clamp(0, 1).mul(255).add(0.5).floor().to(torch.uint8)
 
 
+def to_image(image: Tensor) -> Image.Image:
+    """(C, H, W) uint8, C = 1 or 3 -> a PIL image of mode L or RGB."""
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]))
+
+
+def encode_png(image: Tensor) -> bytes:
+    """One image (C, H, W) uint8, C = 1 or 3, as the bytes of a PNG file."""
+    file = io.BytesIO()
+    to_image(image).save(file, format="png")
+    return file.getvalue()
+
+
 def save_png(image: Tensor, path: Path) -> None:
     """Writes one image (C, H, W) uint8, C = 1 or 3."""
-    pixels = image.permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]))
-    write_atomically(path, lambda unfinished: picture.save(unfinished, format="png"))
+    write_bytes(path, encode_png(image))
 
 
 def save_grid(x: Tensor, path: Path, columns: int = 8) -> None:

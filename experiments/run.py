@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from caching import PlanFile, pass_costs
+from caching import PlanFile
 from configs import InputError
-from experiments.comparison import save_comparison
-from experiments.grid import UNCACHED, folder_name, strategies
-from experiments.images import save_png, to_uint8
-from experiments.metrics import closeness
-from experiments.model import ModelConfig, model_config, pick_device
+from experiments import samples
+from experiments.blocks import RunFolder, Task
+from experiments.grid import UNCACHED, Strategy, default_forecaster, strategies
+from experiments.making import Job, Observer
+from experiments.model import ModelConfig, model_config
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
-from experiments.sampling import Run, sample_strategies
-from experiments.summary import PolicyRow, Summary
-from models import UNet
-from models.files import write_atomically
+from experiments.sampling import begin_all
+from experiments.summarise import finish
+from experiments.summary import Summary
+from experiments.world import World, join
 from samplers import Sampler, SamplerConfig
+
+# Where a run goes and how far: no image depends on these settings.
+NO_IMAGE = ("num_images", "seed", "device", "out")
 
 
 @dataclass(frozen=True)
@@ -38,86 +40,108 @@ class SampleConfig(PipelineConfig):
     # its own.
     forecaster: dict[str, Any] = field(default_factory=lambda: {"name": "auto"})
     num_images: int = 16
-    batch_size: int = 16
-    seed: int = 0  # image i is made from seed + i
+    batch_size: int = 16  # batches are always whole and lie on a grid from seed 0, see experiments/blocks.py
+    seed: int = 0  # image i is made from seed + i, and depends on nothing else
     compare: bool = True  # against the same seeds without a cache
+    storage: str = "png"  # of the images: png (a file for each) | npz (shards, as OpenAI's evaluator takes them)
     device: str = "auto"
-    out: str | None = None  # null: outputs/, in a folder named after the model and this configuration
+    out: str | None = None  # null: outputs/, in a folder named after the model and what the images depend on
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("num_images", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, not {self.seed}")
+        samples.storage(self.storage)
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.num_images)
 
 
-def run(config: SampleConfig) -> Summary:
-    """Samples, writes images, grid and summary.json into the output folder -> the summary."""
+def run(config: SampleConfig, world: World | None = None, observer: Observer | None = None) -> Summary:
+    """Samples what is not yet in the output folder, writes images, grid and summary.json -> the summary.
+
+    world: the processes that share the work; None: those of torchrun, or this one alone. Each of them must call `run`
+      with the same configuration; each gets the summary, and where one fails all of them raise.
+    observer: sees every image of every strategy once, on the process that made or read it: as it is made, in memory, or
+      from disk where it was made before.
+
+    Raises InputError for what cannot be sampled and for a folder that holds other images, OSError where the images
+    cannot be written. What is whole on disk then stays, and the next call goes on from there.
+    """
+    world = world or join()
+    job = world.first_then_others(lambda: prepare(config, world))
+    tasks = world.first(lambda: begin(job, config.seeds))
+    if observer is not None:
+        job.show(config.seeds, tasks, world, observer)
+    if tasks:
+        job.make(tasks, world, observer)
+    count = model_config(config.model).paper_macs
+    return world.first(lambda: finish(job, config.seeds, asdict(config), count))
+
+
+def prepare(config: SampleConfig, world: World) -> Job:
+    """Everything before the first image, and before the first file."""
     model = model_config(config.model)
-    device = pick_device(config.device)
+    device = world.device(config.device)
     chosen = strategies(config.policy, config.forecaster, config.sampler)
     if config.compare:
         chosen.insert(0, UNCACHED)
     sampler = Sampler(config.sampler, model.diffusion)
-    out = output_folder(config)
     checkpoint = config.checkpoint or default_checkpoint(model, config.model)
     pipeline = load_pipeline(checkpoint, config.model, config, device)
-
     for strategy in chosen:
         if isinstance(strategy.policy, PlanFile):
             digest = pipeline.unet.provenance.sha256
             strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps)
-
-    seeds = range(config.seed, config.seed + config.num_images)
-    runs = sample_strategies(pipeline, sampler, chosen, seeds, config.batch_size)
-
-    for made in runs:
-        for seed, image in zip(seeds, to_uint8(made.images), strict=True):
-            save_png(image, out / folder_name(made.name) / f"{seed:06d}.png")
-    save_comparison([(made.name, made.images) for made in runs], config.compare, out / "grid.png")
-    summary = summarise(config, model, pipeline, sampler, runs, out)
-    text = json.dumps(summary.to_json(), indent=2) + "\n"
-    write_atomically(out / "summary.json", lambda unfinished: unfinished.write_text(text))
-    return summary
+    runs = begin_all(pipeline, sampler, chosen)
+    return Job(pipeline, sampler, runs, config.compare, output_folder(config, model, pipeline, chosen))
 
 
-def summarise(
-    config: SampleConfig, model: ModelConfig, pipeline: Pipeline, sampler: Sampler, runs: list[Run], out: Path
-) -> Summary:
-    """Lays costs, times and distances of the runs beside each other; the first run is the uncached one, if any is."""
-    network = pipeline.unet
-    costs = pass_costs(network.config, pipeline.shape[1:], pipeline.context_length)
-    group_norms = model.paper.group_norms if model.paper else True
-    reference = runs[0] if config.compare else None
-    rows = []
-    for made in runs:
-        is_reference = made is reference
-        close = closeness(made.images, reference.images).summary() if reference and not is_reference else {}
-        rows.append(
-            PolicyRow(
-                name=made.name,
-                traces=made.traces,
-                uncond_traces=made.uncond_traces,
-                guidance=made.guidance_plan,
-                macs=costs.average(made.priced, lambda macs: macs.paper(group_norms)),
-                theoretical_speedup=costs.speedup(made.priced),
-                seconds=made.seconds,
-                measured_speedup=reference.seconds / made.seconds if reference else None,
-                **close,
-            )
+def begin(job: Job, seeds: range) -> list[Task]:
+    """Claims the folder -> what is left to be made there."""
+    folder = job.folder
+    folder.claim()
+    tasks, sentences = folder.examine(seeds)
+    blocks = len(folder.blocks(seeds))
+    if len(tasks) < blocks:
+        sentences.append(
+            f"{folder.path} holds {blocks - len(tasks)} of {blocks} batches; {len(tasks)} are left to make"
         )
-    return Summary(
-        config=asdict(config),
-        out=str(out),
-        checkpoint=checkpoint_record(network),
-        timesteps=sampler.eval_timesteps,
-        steps_asked=config.sampler.steps,
-        steps_made=len(sampler.table),
-        conditions=[pipeline.describe(seed) for seed in range(config.seed, config.seed + config.num_images)],
-        environment=environment(pipeline),
-        random_weights=network.provenance.source == "random",
-        rows=rows,
-    )
+    computed = len(tasks) * folder.batch_size
+    if computed >= 2 * len(seeds):
+        sentences.append(f"{computed} images are computed for {len(seeds)}: batches are always whole, so that no image "
+                         f"depends on the others that were asked for; a smaller batch_size is quicker")  # fmt: skip
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
+    return tasks
+
+
+def output_folder(
+    config: SampleConfig, model: ModelConfig, pipeline: Pipeline, chosen: Sequence[Strategy]
+) -> RunFolder:
+    known = identity(config, model, pipeline)
+    path = Path("outputs") / f"{Path(config.model).stem}-{_digest(known)[:8]}" if config.out is None else config.out
+    names = [strategy.name for strategy in chosen]
+    return RunFolder(Path(path), known, names, config.batch_size, config.storage)
+
+
+def identity(config: SampleConfig, model: ModelConfig, pipeline: Pipeline) -> dict[str, Any]:
+    """All that the images of a run depend on besides their seeds, as flat settings. Of files it is their contents."""
+    settings = {key: value for key, value in asdict(config).items() if key not in NO_IMAGE}
+    network = {key: value for key, value in asdict(model).items() if key not in ("checkpoints", "paper_group_norms")}
+    if config.forecaster["name"] == "auto":
+        settings["forecaster"] = default_forecaster(config.sampler)
+    if config.prompts is not None:
+        settings["prompts"] = _digest(pipeline.prompts)
+    plan = str(config.policy.get("file", config.policy["name"]))
+    if plan.endswith(".json"):
+        settings["plan"] = _digest(json.loads(Path(plan).read_text(encoding="utf-8")))
+    settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
+    return dict(_flat({**settings, "model": Path(config.model).stem, "network": _digest(network)}))
 
 
 def default_checkpoint(model: ModelConfig, name: str) -> str:
@@ -126,43 +150,13 @@ def default_checkpoint(model: ModelConfig, name: str) -> str:
     return next(iter(model.checkpoints))
 
 
-def output_folder(config: SampleConfig) -> Path:
-    """Where the results go. A folder that holds another configuration's results is refused: images of two
-    configurations must never be mixed."""
-    settings = {key: value for key, value in asdict(config).items() if key != "out"}
-    text = json.dumps(settings, sort_keys=True)
-    if config.out is None:
-        return Path("outputs") / f"{Path(config.model).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    out = Path(config.out)
-    if (out / "summary.json").exists():
-        theirs = json.loads((out / "summary.json").read_text())["config"]
-        changed = [key for key in settings if theirs.get(key) != settings[key]]
-        if changed:
-            difference = "; ".join(f"{key} {theirs.get(key)} there, {settings[key]} here" for key in changed)
-            raise InputError(f"{out} holds another run ({difference}); choose another out=FOLDER or remove it")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not the folder of an earlier run; choose another out=FOLDER")
-    return out
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
-def checkpoint_record(network: UNet) -> dict[str, str]:
-    provenance = network.provenance
-    return {
-        "source": provenance.source,
-        "layout": provenance.layout,
-        "published": provenance.published,
-        "sha256": provenance.sha256,
-    }
-
-
-def environment(pipeline: Pipeline) -> dict[str, str | int]:
-    """What the times depend on."""
-    device = pipeline.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type} ({name})",
-        "precision": pipeline.config.precision,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from caching import NULL, Cached, Plan
 from experiments.grid import Strategy
@@ -17,13 +17,18 @@ from experiments.pipeline import Pipeline
 from samplers import GuidanceConfig, GuidancePlan, Sampler, uncond_evals
 
 
+class Counter(Protocol):
+    """What is told of image steps that were made: a progress bar, say."""
+
+    def update(self, amount: int) -> object: ...
+
+
 @dataclass
 class Run:
-    """What one strategy made of the wanted seeds."""
+    """What one strategy does with the seeds it is given."""
 
     name: str
     cached: list[Cached]  # the conditional or only one, and where guidance makes two calls the unconditional one
-    batches: list[Tensor] = field(default_factory=list)  # images in [-1, 1], on the CPU
     plans: list[list[Plan]] = field(default_factory=list)  # that each of `cached` ran: one per image, or per batch
     guidance: GuidanceConfig | None = None  # None: the pipeline's
     guidance_plan: GuidancePlan = ()  # where some evaluations are not guided in full
@@ -32,12 +37,12 @@ class Run:
     @property
     def traces(self) -> list[Plan]:
         """The depths that were run: one plan per image, or a single one that all images share."""
-        return _shared(self.plans[0])
+        return shared(self.plans[0])
 
     @property
     def uncond_traces(self) -> list[Plan]:
         """Where guidance makes two calls, the depths that the unconditional one was run at."""
-        return _shared(self.plans[1]) if len(self.plans) == 2 else []
+        return shared(self.plans[1]) if len(self.plans) == 2 else []
 
     @property
     def priced(self) -> Plan:
@@ -47,9 +52,13 @@ class Run:
         wanted = len(self.cached) * sum(map(len, self.plans[0]))
         return made + (NULL,) * (wanted - len(made))
 
-    @property
-    def images(self) -> Tensor:
-        return torch.cat(self.batches)
+
+class Made(NamedTuple):
+    """What one strategy made of one batch."""
+
+    run: Run
+    images: Tensor  # (B, C, H, W) in [-1, 1], on the CPU
+    decoding: float  # seconds from final states to these images
 
 
 def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -57,30 +66,26 @@ def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield seeds[start : start + size]
 
 
-def sample_strategies(
-    pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], seeds: Sequence[int], batch_size: int
-) -> list[Run]:
-    """Samples the same seeds under every strategy, batch by batch in turn, so that a machine whose speed drifts drifts
-    for all of them alike.
-
-    Raises InputError, before anything has been computed, where a policy has no plan for this sampler or network.
-    """
+def begin_all(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy]) -> list[Run]:
+    """The network under every strategy. Raises InputError, before anything has been computed, where a policy has no
+    plan for this sampler or network."""
     runs = [Run(s.name, pipeline.cached(s), guidance=pipeline.guidance(s)) for s in chosen]
     for run in runs:
         begin(pipeline, sampler, run)
-    for run in runs:
-        warm_up(pipeline, run.cached, min(batch_size, len(seeds)))
-    with tqdm(total=len(seeds) * len(sampler.table) * len(runs), unit="image step", unit_scale=True) as bar:
-        for batch in batches(seeds, batch_size):
-            for run in runs:
-                bar.set_description(run.name)
-                x = sample_batch(pipeline, sampler, run, batch, bar)
-                run.batches.append(pipeline.decode(x))
     return runs
 
 
+def sample_images(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence[int], bar: Counter) -> Made:
+    """One image for each seed, timed by itself; `run` says under which strategy, and takes up nothing."""
+    run = replace(run, plans=[], seconds=0.0)
+    x = sample_batch(pipeline, sampler, run, seeds, bar)
+    start = _time(pipeline.device)
+    images = pipeline.decode(x)
+    return Made(run, images, _time(pipeline.device) - start)
+
+
 @torch.inference_mode()
-def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence[int], bar: tqdm) -> Tensor:
+def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence[int], bar: Counter) -> Tensor:
     """One trajectory for each seed -> its final state (B, C, h, w); image i depends on seeds[i] alone."""
     noise = pipeline.noise(seeds)
     x = noise()
@@ -122,7 +127,8 @@ def warm_up(pipeline: Pipeline, cached: Sequence[Cached], batch_size: int) -> No
         unet(x, t, cond, branch=branch, feature=tapped[branch])
 
 
-def _shared(plans: list[Plan]) -> list[Plan]:
+def shared(plans: list[Plan]) -> list[Plan]:
+    """One plan where all are the same."""
     return plans[:1] if len(set(plans)) == 1 else plans
 
 

@@ -22,10 +22,11 @@ class PolicyRow:
     # evaluation makes: those it leaves out cost nothing.
     macs: float
     theoretical_speedup: float  # over full passes at all of these, in MACs, attention products included
-    seconds: float
+    seconds: float  # in the sampling loop, summed over all batches, whichever process made them
+    images_per_second: float  # of one process: sampling loop and decoding, device synchronised, the median batch
     uncond_traces: list[Plan] = field(default_factory=list)  # where guidance makes two calls: of the unconditional one
     guidance: GuidancePlan = ()  # of every evaluation, where some are not guided in full
-    measured_speedup: float | None = None
+    measured_speedup: float | None = None  # ratio of the median times that a batch spends in the sampling loop
     psnr_mean: float | None = None  # dB
     psnr_worst: float | None = None
     ssim_mean: float | None = None
@@ -40,6 +41,7 @@ class PolicyRow:
             f"{self.theoretical_speedup:.2f}x",
             f"{self.measured_speedup:.2f}x" if self.measured_speedup else "",
             f"{self.seconds:.1f} s",
+            f"{self.images_per_second:.3g}",
             self._pair(self.psnr_mean, self.psnr_worst, ".1f"),
             self._pair(self.ssim_mean, self.ssim_worst, ".4f"),
         ]
@@ -65,6 +67,7 @@ HEADER = [
     "theory",
     "measured",
     "time",
+    "images/s",
     "PSNR mean / worst",
     "SSIM mean / worst",
 ]
@@ -100,7 +103,9 @@ class Summary:
             *markdown([HEADER, *(row.cells() for row in self.rows)]),
             "",
             "G MACs: per network call, counted as in the DeepCache paper. theory: speed-up if time followed MACs "
-            "(attention included). time: sampling loop alone.",
+            "(attention included). time: sampling loop alone, all batches.",
+            f"images/s: sampling loop and decoding, without loading and writing, after warm-up; median batch of "
+            f"{config['batch_size']}, per process. measured: speed-up of the median batch's sampling loop.",
             "PSNR (dB), SSIM: of each image to the uncached one of its seed; identical where no bit moved.",
             *self._guidance_lines(),
             *self._plan_line(),

@@ -28,6 +28,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes one file, by `write_atomically`."""
+    write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes one safetensors file, by `write_atomically`."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import configs
 from caching import Adaptive, Fitted, NoCache, Reuse, Threshold, Uniform, pass_costs
@@ -13,7 +14,7 @@ from configs import InputError
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.run import SampleConfig, run
-from experiments.sampling import sample_strategies
+from experiments.sampling import Made, begin_all, sample_images
 from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig
 from samplers.sampler import SAMPLERS
 
@@ -175,6 +176,12 @@ def test_a_whole_run_of_a_latent_model(model, tmp_path, content, settings):
     assert image.shape == (16, 16, 3)
 
 
+def sample(pipe: Pipeline, sampler: Sampler, policy, seeds: list[int]) -> Made:
+    (run,) = begin_all(pipe, sampler, [Strategy("", policy, Reuse())])
+    with tqdm(disable=True) as bar:
+        return sample_images(pipe, sampler, run, seeds, bar)
+
+
 PARTIAL = GuidanceConfig(3.0, interval=[0.05, 2.0], every=2)
 
 
@@ -201,12 +208,12 @@ def test_limits_that_limit_nothing_move_no_bit(model):
 def test_partial_guidance_calls_the_network_as_often_as_its_plan_says(model, policy, name):
     pipe, sampler = pipeline(model(CLASSES), guidance=PARTIAL), Sampler(SamplerConfig(name, 8), DiffusionConfig())
     plan = PARTIAL.plan(sampler.eval_log_snr)
-    (made,) = sample_strategies(pipe, sampler, [Strategy("", policy, Reuse())], [0, 1], 2)
+    made, images, _ = sample(pipe, sampler, policy, [0, 1])
     assert {"both", "held", "off"} == set(made.guidance_plan)
     assert len(made.traces[0]) == sampler.num_evals
     assert len(made.uncond_traces[0]) == plan.count("both")
     assert made.uncond_traces[0][0] is None  # the first guided evaluation has nothing to reuse
-    assert made.images.isfinite().all()
+    assert images.isfinite().all()
 
 
 def test_without_a_cache_both_calls_and_a_hand_written_loop_agree(model):
@@ -225,7 +232,7 @@ def test_without_a_cache_both_calls_and_a_hand_written_loop_agree(model):
     noise = pipe.noise([5])
     with torch.inference_mode():
         *_, expected = sampler.sample(by_hand, noise(), noise)
-    (made,) = sample_strategies(pipe, sampler, [Strategy("", NoCache(), Reuse())], [5], 1)
+    made = sample(pipe, sampler, NoCache(), [5])
     assert torch.allclose(made.images, pipe.decode(expected.x), atol=1e-4)
 
 

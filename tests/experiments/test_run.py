@@ -121,9 +121,11 @@ def test_seeds_count_from_the_first(tiny, tmp_path):
 
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(tiny, tmp_path):
     run(config_of(tiny, tmp_path))
-    with pytest.raises(InputError, match="num_images 3 there, 2 here"):
-        run(config_of(tiny, tmp_path, num_images=2))
-    run(config_of(tiny, tmp_path))  # the same one may be run again
+    with pytest.raises(InputError, match="sampler.steps 5 there, 6 here"):
+        run(config_of(tiny, tmp_path, sampler={"steps": 6}))
+    with pytest.raises(InputError, match="policy.interval 3 there, 2 here"):
+        run(config_of(tiny, tmp_path, policy={"name": "uniform", "interval": 2, "branch": 1}))
+    run(config_of(tiny, tmp_path, num_images=2, device="auto"))  # no image depends on these
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tiny, tmp_path):
