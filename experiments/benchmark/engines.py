@@ -25,7 +25,6 @@ class Unavailable(Exception):  # noqa: N818 - not an error: the output says why 
 class Plain:
     """Our U-Net as it is."""
 
-    packages: ClassVar[tuple[str, ...]] = ()  # that it needs
     splits: ClassVar[bool] = False  # does it do the cached half of a partial pass's first convolution once?
 
     def __init__(self, work: Workload, variant: Variant) -> None:
@@ -35,6 +34,10 @@ class Plain:
         self.cond = in_dtype(work.cond, variant.dtype)
         self.uncond = in_dtype(work.uncond, variant.dtype)
         self._denoisers: dict[Task, CachedDenoiser] = {}
+
+    @staticmethod
+    def prepare() -> None:
+        """Loads what is needed, once, before memory is measured. Raises Unavailable where it is not installed."""
 
     def transform(self, network: UNet) -> UNet:
         """What runs in the place of the network."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import platform
 from collections.abc import Callable, Iterable
@@ -45,7 +44,7 @@ class Built:
     engine: Any
     calls: dict[Task, Callable[[], Tensor]]
     errors: dict[Task, float] = field(default_factory=dict)  # to the first variant, relative to its largest output
-    first_seconds: float = 0.0  # of the first calls: compilation, where there is one
+    first_seconds: float = 0.0  # of the first call: compilation, where there is one
     peak_bytes: int | None = None
 
 
@@ -91,9 +90,8 @@ def build_all(work: Workload) -> tuple[list[Built], list[Record]]:
     built, skipped = [], []
     reference: dict[Task, Tensor] = {}
     for engine in {variant.engine for variant in work.case.parsed_variants()}:
-        for package in CLASSES[engine].packages:
-            with suppress(ImportError):
-                importlib.import_module(package)  # which takes memory once, whoever is first
+        with suppress(Unavailable):
+            CLASSES[engine].prepare()
     for variant in tqdm(work.case.parsed_variants(), desc=f"{work}: first runs", unit="variant", leave=False):
         try:
             built.append(build(work, variant, reference))
@@ -111,11 +109,11 @@ def build(work: Workload, variant: Variant, reference: dict[Task, Tensor]) -> Bu
     with PeakMemory(work.device) as weights:
         engine = CLASSES[variant.engine](work, variant)
     one = Built(variant, engine, calls_of(engine, [*reversed(trajectories), *passes]))
+    with PeakMemory(work.device) as memory:
+        one.first_seconds = clock.WALL.seconds(next(iter(one.calls.values())))
+    if memory.peak is not None and weights.held is not None:
+        one.peak_bytes = weights.held + memory.peak
     for task, call in one.calls.items():
-        with PeakMemory(work.device) as memory:
-            one.first_seconds += clock.WALL.seconds(call)
-        if not one.errors and memory.peak is not None and weights.held is not None:
-            one.peak_bytes = weights.held + memory.peak
         output = warm(call, variant)
         one.errors[task] = deviation(output, reference.setdefault(task, output))
     return one

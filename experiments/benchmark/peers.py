@@ -22,19 +22,25 @@ from models.layouts.translate import Layout, their_keys
 class Diffusers:
     """UNet2DModel or UNet2DConditionModel with our weights; it knows full passes alone."""
 
-    packages: ClassVar[tuple[str, ...]] = ("diffusers",)
     splits: ClassVar[bool] = False
 
     def __init__(self, work: Workload, variant: Variant) -> None:
         self.work, self.variant = work, variant
         network = diffusers_unet(work.network())
-        self.unet = network.to(work.device, variant.dtype).to(memory_format=LAYOUTS[variant.layout])
+        # Not by the network's own `to`, which warns of layers to be kept in float32: there are none.
+        self.unet = nn.Module.to(network, work.device, variant.dtype, memory_format=LAYOUTS[variant.layout])
         if variant.compiled:
             self.unet.forward = torch.compile(self.unet.forward)
         self.cond = in_dtype(work.cond, variant.dtype)
         self.uncond = in_dtype(work.uncond, variant.dtype)
 
-    store_bytes: int | None = None
+    store_bytes: int | None = None  # it has no store; a package that has one does not tell
+
+    @staticmethod
+    def prepare() -> None:
+        """See Plain.prepare."""
+        package = _package("diffusers")
+        _ = package.UNet2DModel, package.UNet2DConditionModel, package.StableDiffusionPipeline  # imported when named
 
     def call(self, task: Task) -> Callable[[], Tensor]:
         """What computes `task`; see Plain.call."""
@@ -58,19 +64,25 @@ class DeepCache(Diffusers):
     patches inside.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("diffusers", "DeepCache")
-
     def __init__(self, work: Workload, variant: Variant) -> None:
-        package = _package("DeepCache")
         if work.model.network.num_res_blocks != 2:
             raise Unavailable("DeepCacheSDHelper counts three branches per level, which this network has not")
         super().__init__(work, variant)
-        self.helper = package.DeepCacheSDHelper(pipe=SimpleNamespace(unet=self.unet, scheduler=SimpleNamespace()))
+        self.helper = _package("DeepCache").DeepCacheSDHelper(
+            pipe=SimpleNamespace(unet=self.unet, scheduler=SimpleNamespace())
+        )
         self._set(interval=1, branch=0)
         self.helper.enable()
         self._holds_passes = False  # does its cache hold the features of single passes?
 
+    @staticmethod
+    def prepare() -> None:
+        """See Plain.prepare."""
+        Diffusers.prepare()
+        _package("DeepCache")
+
     def call(self, task: Task) -> Callable[[], Tensor]:
+        """See Plain.call."""
         if task.interval is None:
             return lambda: self.one_pass(task).float()
         if self.work.model.conditioning and self.work.model.conditioning.text:
