@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -47,7 +48,8 @@ def heat_maps(maps: Sequence[HeatMap], axes: tuple[str, str], measure: Measure) 
     figure = Figure(figsize=(width, rows * (0.46 * down + 1.0) + 0.2), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     values = [value for each in maps for value, _ in each.cells.values() if value is not None and math.isfinite(value)]
-    norm = Normalize(min(values, default=0), max(values, default=1))
+    scale = LogNorm if _wants_log(values) else Normalize
+    norm = scale(min(values, default=0), max(values, default=1))
     colours = colormaps["viridis_r" if measure.lower_is_better else "viridis"].with_extremes(bad="#ececec")
     for panel, each in zip(panels, maps, strict=False):
         image = _heat_map(panel, each, norm, colours)
@@ -55,7 +57,7 @@ def heat_maps(maps: Sequence[HeatMap], axes: tuple[str, str], measure: Measure) 
         panel.set_title(each.title, fontsize=9)
     for panel in panels[len(maps) :]:
         panel.set_visible(False)
-    bar = figure.colorbar(image, ax=list(panels), label=measure.label, aspect=12 * rows, pad=0.02)
+    bar = figure.colorbar(image, ax=list(panels), label=textwrap.fill(measure.label, 24), aspect=12 * rows, pad=0.02)
     bar.outline.set_visible(False)
     return figure
 
@@ -65,8 +67,8 @@ def _heat_map(panel: Axes, each: HeatMap, norm: Normalize, colours: Any) -> Any:
     array = np.array([[np.nan if value is None else value for value, _ in row] for row in found], dtype=float)
     image = panel.imshow(np.ma.masked_invalid(array), cmap=colours, norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(array):
-        dark = np.isfinite(value) and sum(colours(norm(value))[:3]) < 1.5
-        panel.text(j, i, found[i][j][1], ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        ink = "white" if np.isfinite(value) and _luminance(colours(norm(value))) < 0.18 else "black"
+        panel.text(j, i, found[i][j][1], ha="center", va="center", fontsize=8, color=ink)
     is_short = max(map(len, each.x)) <= 6
     panel.set_xticks(range(len(each.x)), each.x, rotation=0 if is_short else 30, ha="center" if is_short else "right")
     panel.set_yticks(range(len(each.y)), each.y)
@@ -74,6 +76,12 @@ def _heat_map(panel: Axes, each: HeatMap, norm: Normalize, colours: Any) -> Any:
     for spine in panel.spines.values():
         spine.set_visible(False)
     return image
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2.1); at 0.18 black and white are as easy to read."""
+    linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in colour[:3]]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 @dataclass(frozen=True)
@@ -191,13 +199,17 @@ def _markers(values: Sequence[str]) -> dict[str, str]:
 
 def _scale(panel: Axes, which: str, values: Sequence[float]) -> None:
     """A logarithmic axis where the values ask for one, with plain numbers along it."""
-    if min(values) <= 0 or max(values) < LOG_FROM * min(values):
+    if not _wants_log(values):
         return
     panel.set(**{f"{which}scale": "log"})
     axis = panel.xaxis if which == "x" else panel.yaxis
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def _wants_log(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) >= LOG_FROM * min(values)
 
 
 def _is_number(text: str) -> bool:

@@ -21,9 +21,10 @@ from configs import InputError
 from experiments.grid import default_forecaster, folder_name, strategies
 from experiments.judging import Judges
 from experiments.model import model_config
-from experiments.pricing import costs_of
+from experiments.pricing import costs_of, only_strategy
 from experiments.run import SampleConfig, default_checkpoint, run
 from experiments.summary import Summary
+from experiments.world import World, join
 from models import reading
 from models.download import digest, fetch
 from models.files import write_atomically
@@ -58,8 +59,8 @@ class Result:
     """What became of a row: the contents of its file.
 
     metrics: macs and macs_attention (per network call and image; as the paper counts, and layers with attention
-      products), theoretical_speedup, seconds (of the sampling loop, all images), images_per_second; of images that
-      mean something psnr_mean, psnr_worst (dB), ssim_mean, ssim_worst to the uncached row, and the distances of
+      products), theoretical_speedup, seconds (of the sampling loop, all images), images_per_second (of one process,
+      decoding included, the median batch); of images that mean something psnr_mean, psnr_worst (dB), ssim_mean, ssim_worst to the uncached row, and the distances of
       experiments/judging. What could not be had is absent; `notes` say why.
     """
 
@@ -75,6 +76,7 @@ class Result:
     plan: list[int | None] | None = None  # the depth of every call, where all images share it
     environment: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    settings: list[str] = field(default_factory=list)  # how metrics are defined here
     notes: list[str] = field(default_factory=list)
 
 
@@ -118,19 +120,26 @@ def checkpoint_digest(config: SampleConfig) -> str:
 
 
 def execute(
-    rows: Sequence[Row], folder: Path, samples: Path | None = None, judges: Judges | None = None
+    rows: Sequence[Row],
+    folder: Path,
+    samples: Path | None = None,
+    judges: Judges | None = None,
+    world: World | None = None,
 ) -> list[Result]:
     """Runs the rows that have no result yet -> the results of all, in the order of `rows`.
 
     folder: takes results/<key>.json. samples: takes the images, in a folder per row; None is `folder`/samples.
-    judges: what measures sets of images against real ones; None measures closeness alone.
+    judges: what measures sets of images against real ones; None measures closeness alone. Finished rows whose images
+      are still there are measured again where they lack what the judges can say.
+    world: the processes that share the work, as for experiments.run.run.
 
     A row that fails is recorded with its sentence and tried again by the next call; the others go on. Each row's
     uncached counterpart is run as well, once, whether it is among `rows` or not.
     """
-    executor = _Executor(Path(folder), Path(samples or Path(folder) / "samples"), judges or Judges())
-    with tqdm(rows, unit="row") as bar:
-        results = []
+    world = world or join()
+    executor = _Executor(Path(folder), Path(samples or Path(folder) / "samples"), judges or Judges(), world)
+    results = []
+    with tqdm(rows, unit="row", disable=not world.is_first) as bar:
         for row in bar:
             bar.set_description(row.name)
             results.append(executor.result(row))
@@ -147,39 +156,59 @@ def load_result(path: Path) -> Result:
 
 
 class _Executor:
-    """Runs rows into a folder, and knows what failed already."""
+    """Runs rows into a folder, and knows what failed already. Every process of the world has one; the first decides."""
 
-    def __init__(self, folder: Path, samples: Path, judges: Judges) -> None:
-        self.folder, self.samples, self.judges = folder, samples, judges
-        self.done: dict[str, Result] = {}  # by key; also those that failed, which this call does not try again
+    def __init__(self, folder: Path, samples: Path, judges: Judges, world: World) -> None:
+        self.folder, self.samples, self.judges, self.world = folder, samples, judges, world
+        self.done: dict[str, Result] = {}  # by key; also those that failed, which are not tried again
         self.without_checkpoint: dict[tuple[str, str | None], str] = {}
 
     def result(self, row: Row) -> Result:
         """The result of a row: read where it is finished, else made."""
+        name, found = self.world.first(lambda: self._look_up(row))
+        if found is None:
+            found = self._attempt(row, name)
+            self.world.first(lambda: self._keep(found))
+        return replace(found, name=row.name)
+
+    def _look_up(self, row: Row) -> tuple[str, Result | None]:
+        """The row's key, and its result where nothing is left to be run."""
         where = (row.config.model, row.config.checkpoint)
-        if where in self.without_checkpoint:
-            return _failed(row, "", self.without_checkpoint[where])
         try:
+            if where in self.without_checkpoint:
+                raise InputError(self.without_checkpoint[where])
             name = key(row)
         except InputError as error:
             self.without_checkpoint[where] = str(error)
-            return _failed(row, "", str(error))
-        path = self.folder / "results" / f"{name}.json"
-        if name not in self.done:
-            stored = load_result(path) if path.exists() else None
-            if stored is None or stored.error:
-                stored = self._attempt(row, name)
-                text = json.dumps(asdict(stored), indent=1) + "\n"
-                write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
-            self.done[name] = stored
-        return replace(self.done[name], name=row.name)
+            return "", _failed(row, "", str(error))
+        if name in self.done:
+            return name, self.done[name]
+        path = self._path(name)
+        stored = load_result(path) if path.exists() else None
+        if stored is None or stored.error:
+            return name, None
+        images = self.images(row, name)
+        if not stored.random_weights and self.judges.wanted - stored.metrics.keys() and images.is_dir():
+            stored = self._judged(stored, row)
+        self._keep(stored)
+        return name, stored
+
+    def _keep(self, result: Result) -> None:
+        """Writes a result that is new or has changed."""
+        path = self._path(result.key)
+        text = json.dumps(asdict(result), indent=1) + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        self.done[result.key] = result
 
     def _attempt(self, row: Row, name: str) -> Result:
         try:
             return self._make(row, name)
+        except OSError:  # a full disk: no other row would fare better
+            raise
         except InputError as error:
             return _failed(row, name, str(error))
-        except (RuntimeError, ValueError, MemoryError) as error:  # out of memory, an operation a device lacks
+        except Exception as error:  # out of memory, an operation that a device lacks: the sweep goes on
             return _failed(row, name, f"{type(error).__name__}: {error}")
 
     def _make(self, row: Row, name: str) -> Result:
@@ -187,40 +216,49 @@ class _Executor:
         uncached = None if row.is_uncached else self.result(row.uncached)
         if uncached and uncached.error:
             raise InputError(f"its uncached row failed: {uncached.error}")
-        summary = run(replace(row.config, out=str(self.samples / name)))
-        (made,) = summary.rows
-        count = row.config.num_images
-        metrics: dict[str, float] = {
+        summary = run(replace(row.config, out=str(self.samples / name)), self.world)
+        made = _result(row, name, uncached.key if uncached else "", summary)
+        return made if made.random_weights else self.world.first(lambda: self._judged(made, row))
+
+    def _judged(self, result: Result, row: Row) -> Result:
+        """The result with what its images are worth."""
+        uncached = self.images(row.uncached, result.uncached) if result.uncached else None
+        judged = self.judges.measure(
+            self.images(row, result.key), uncached if uncached and uncached.is_dir() else None, row.config.prompts
+        )
+        metrics = result.metrics | judged.metrics
+        return replace(result, metrics=metrics, settings=judged.settings, notes=judged.missing)
+
+    def images(self, row: Row, name: str) -> Path:
+        """The folder with the images of a row."""
+        return self.samples / name / folder_name(only_strategy(row.config).name)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "results" / f"{name}.json"
+
+
+def _result(row: Row, name: str, uncached: str, summary: Summary) -> Result:
+    """What a run says of its row, but for its images."""
+    (made,) = summary.rows
+    return Result(
+        name=row.name,
+        key=name,
+        config={key: value for key, value in asdict(row.config).items() if key not in NO_RESULT},
+        uncached=uncached,
+        checkpoint=summary.checkpoint,
+        random_weights=summary.random_weights,
+        seeds=[row.config.seed, row.config.seed + row.config.num_images - 1],
+        calls=count_calls(made.traces),
+        plan=list(made.traces[0]) if len(made.traces) == 1 else None,
+        environment=dict(summary.environment),
+        metrics={
             "macs": made.macs,
             "macs_attention": costs_of(row.config).full.total / made.theoretical_speedup,
             "theoretical_speedup": made.theoretical_speedup,
             "seconds": made.seconds,
-            "images_per_second": count / made.seconds,
-        }
-        notes: list[str] = []
-        if not summary.random_weights:
-            reference = self.samples / uncached.key / folder_name("none") if uncached else None
-            judged = self.judges.measure(images_of(summary), reference, row.config)
-            metrics, notes = metrics | judged.metrics, judged.notes
-        return Result(
-            name=row.name,
-            key=name,
-            config={key: value for key, value in asdict(row.config).items() if key not in NO_RESULT},
-            uncached=uncached.key if uncached else "",
-            checkpoint=summary.checkpoint,
-            random_weights=summary.random_weights,
-            seeds=[row.config.seed, row.config.seed + count - 1],
-            calls=count_calls(made.traces),
-            plan=list(made.traces[0]) if len(made.traces) == 1 else None,
-            environment=dict(summary.environment),
-            metrics=metrics,
-            notes=notes,
-        )
-
-
-def images_of(summary: Summary) -> Path:
-    """The folder with the images of a run of one strategy."""
-    return Path(summary.out) / folder_name(summary.rows[0].name)
+            "images_per_second": made.images_per_second,
+        },
+    )
 
 
 def count_calls(traces: Sequence[Plan]) -> dict[str, float]:
@@ -232,6 +270,10 @@ def count_calls(traces: Sequence[Plan]) -> dict[str, float]:
 def _failed(row: Row, name: str, sentence: str) -> Result:
     settings = {key: value for key, value in asdict(row.config).items() if key not in NO_RESULT}
     return Result(row.name, name, settings, error=" ".join(sentence.split()))
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def _content(file: str | Path) -> str:

@@ -8,7 +8,6 @@ the others go on. What was planned is in OUT/sweep.json, so that the report is m
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any
 
 import configs
 from configs import InputError
-from experiments.grid import label
 from experiments.judging import Judges
 from experiments.measures import MEASURES
 from experiments.pricing import price
 from experiments.rows import Row, execute, key
 from experiments.run import SampleConfig
-from experiments.sweep_report import PLAN_FILE, Outcome, Point, SweepPlan, render
-from models.files import write_atomically
+from experiments.sweep_plan import Point, SweepPlan
+from experiments.sweep_report import Outcome, render
+from experiments.world import join
 
 
 @dataclass(frozen=True)
@@ -59,22 +58,17 @@ class Combination:
 
 
 def run(config: SweepConfig) -> Outcome:
-    """Runs the rows that have no result yet and writes the report.
+    """Runs the rows that have no result yet, one after another, and writes the report. Under torchrun the processes
+    share the images of every row, and the first one does the rest.
 
     Raises InputError where nothing of the grid can be run.
     """
-    out = Path(config.out)
-    if config.only_render:
-        return render(out)
-    wanted = list(combinations(config))
-    rows = [combination.row for combination in wanted if combination.row]
-    if not rows:
-        raise InputError(f"no combination of the grid can be run; the first: {wanted[0].reason}")
-    planned = plan(config, wanted)
-    text = json.dumps(asdict(planned), indent=1) + "\n"
-    write_atomically(out / PLAN_FILE, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
-    execute(rows, out, judges=Judges(config.data))
-    return render(out)
+    world, out = join(), Path(config.out)
+    if not config.only_render:
+        wanted = list(combinations(config))
+        world.first(lambda: plan(config, wanted).save(out))
+        execute([each.row for each in wanted if each.row], out, judges=Judges(config.data))
+    return world.first(lambda: render(out))
 
 
 def combinations(config: SweepConfig) -> Iterator[Combination]:
@@ -114,8 +108,11 @@ def axes(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
 
 
 def words(value: Any) -> str:
-    """A value of an axis, as text."""
-    return label(value) if isinstance(value, Mapping) else str(value)
+    """A value of an axis, as text: of a mapping its name and all its settings."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    settings = [f"{key}={setting}" for key, setting in value.items() if key != "name"]
+    return " ".join([*filter(None, [value.get("name")]), *settings])
 
 
 def name_of(at: Mapping[str, str]) -> str:
@@ -129,8 +126,11 @@ WHOLE = ("policy", "forecaster")  # axes whose values are names with settings
 
 
 def plan(config: SweepConfig, wanted: list[Combination]) -> SweepPlan:
-    """What will be run, with the name of every result. Raises InputError where no row has a checkpoint."""
+    """What will be run, with the name of every result. Raises InputError where there is no row, or none with a
+    checkpoint."""
     points = [_point(each.row, each.at) for each in wanted if each.row]
+    if not points:
+        raise InputError(f"no combination of the grid can be run; the first: {wanted[0].reason}")
     if all(point.error for point in points):
         raise InputError(points[0].error)
     settings = {name: value for name, value in asdict(config).items() if name != "only_render"}

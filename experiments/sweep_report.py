@@ -4,50 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import configs
-from configs import InputError
+from torch import Tensor
+
 from experiments.charts import HeatMap, Mark, heat_maps, trade_offs
-from experiments.data import image_paths
+from experiments.data import holds_shards, image_paths, sample_folder
 from experiments.measures import MEASURES, measured, present
 from experiments.report import Block, Configuration, ImageGrid, Picture, Section, Table, Text, Versions, write_report
 from experiments.rows import Result, load_result
+from experiments.samples import open_samples
+from experiments.sweep_plan import Point, load_sweep_plan
 from experiments.tables import markdown
 from models.files import write_atomically
 
-PLAN_FILE = "sweep.json"
 COSTS = ("macs_per_image", "seconds_per_image")
 SHOWN = 8  # images per row
-
-
-@dataclass(frozen=True)
-class Point:
-    """A row of a sweep: where it lies in the grid, and the names of its result and of its uncached row's."""
-
-    name: str
-    at: dict[str, str]
-    key: str = ""
-    uncached: str = ""
-    error: str = ""  # why it cannot be run
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep is to measure: the contents of sweep.json."""
-
-    title: str
-    axes: dict[str, list[str]]  # their values, as text
-    metrics: list[str]
-    points: list[Point]
-    left_out: list[Point] = field(default_factory=list)  # combinations that mean nothing
-    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +65,7 @@ class SweepReport:
     """A sweep's folder, read."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.plan = folder, _load_plan(folder / PLAN_FILE)
+        self.folder, self.plan = folder, load_sweep_plan(folder)
         keys = sorted({key for point in self.plan.points for key in (point.key, point.uncached) if key})
         paths = {key: folder / "results" / f"{key}.json" for key in keys}
         self.results = {key: load_result(path) for key, path in paths.items() if path.exists()}
@@ -113,7 +90,8 @@ class SweepReport:
             marked = next(filter(_is_strategy, at), next(iter(at)))
             at[marked] = f"{at[marked]} uncached".strip()
             result = self.results[point.uncached]
-            made.append(Finished(Point("uncached", at, point.uncached), result, measured(result, None)))
+            name = " ".join(filter(None, ["uncached", *(value for value in at.values() if "uncached" not in value)]))
+            made.append(Finished(Point(name, at, point.uncached), result, measured(result, None)))
         return made
 
     @cached_property
@@ -175,9 +153,12 @@ class SweepReport:
         yield Versions(self._versions())
 
     def _lead(self) -> str:
-        grid = " x ".join(f"{axis} ({len(values)})" for axis, values in self.plan.axes.items())
+        grid = " x ".join(f"{len(values)} of {axis}" for axis, values in self.plan.axes.items())
         config = self.plan.config
-        lines = [f"{grid}, {config['num_images']} images of {config['model']} per row. {_counted(self.counts)}."]
+        lines = [f"{grid}: {_counted(self.counts)}. {config['num_images']} images of {config['model']} per row."]
+        sampler = config["sampler"]
+        if not any(axis.startswith("sampler") for axis in self.plan.axes):
+            lines[0] += f" {sampler['name'].upper()}, {sampler['steps']} steps, {sampler['spacing']} spacing."
         if any(row.result.random_weights for row in self.finished):
             lines.append("RANDOM WEIGHTS: costs and speed are real, the images mean nothing.")
         return "\n\n".join(lines)
@@ -188,10 +169,14 @@ class SweepReport:
         if axes is None or not wanted:
             return
         x, y = axes
-        yield Section(f"{y} x {x}")
+        yield Section(f"{_last(y).capitalize()} and {_last(x)}")
         for name in wanted:
-            caption = f"{MEASURES[name].label}. The brighter, the better; =: every image equals its uncached one."
-            yield Picture(heat_maps(self._panels(x, y, name), (x, y), MEASURES[name]), caption)
+            label = MEASURES[name].label
+            caption = f"{label[0].upper()}{label[1:]}; the brighter, the better."
+            panels = self._panels(x, y, name)
+            if any(text == "=" for panel in panels for _, text in panel.cells.values()):
+                caption += " =: every image equals its uncached one."
+            yield Picture(heat_maps(panels, (x, y), MEASURES[name]), caption)
 
     def _panels(self, x: str, y: str, name: str) -> list[HeatMap]:
         """One map over x and y for every combination of the other axes."""
@@ -229,14 +214,15 @@ class SweepReport:
         yield Picture(trade_offs(marks, costs, MEASURES[name], self.plan.axes), caption)
 
     def _images(self) -> Iterator[Block]:
-        shown = [(row.point, first_images(self.folder, row.point.key)) for row in (*self.uncached, *self.finished)]
-        shown = [(point, paths) for point, paths in shown if paths]
+        shown = [(row, first_images(self.folder, row.point.key)) for row in (*self.uncached, *self.finished)]
+        shown = [(row, images) for row, images in shown if images]
         if not shown:
             return
         yield Section("Images")
-        seeds = [str(int(path.stem)) for path in shown[0][1]]
-        rows = [(point.name if point.key else " ".join(point.at.values()), paths) for point, paths in shown]
-        yield ImageGrid(rows, "The same seeds under every row.", [f"seed {seed}" for seed in seeds])
+        rows = [(row.point.name, images) for row, images in shown]
+        first = int(self.plan.config["seed"])
+        seeds = [f"seed {first + i}" for i in range(max(len(images) for _, images in rows))]
+        yield ImageGrid(rows, "The same seeds under every row.", seeds)
 
     def _versions(self) -> dict[str, str]:
         """What the rows were made with; where they differ, all that occurs."""
@@ -258,10 +244,16 @@ LEGEND = (
 )
 
 
-def first_images(folder: Path, key: str) -> list[Path]:
+def first_images(folder: Path, key: str) -> list[Path] | list[Tensor]:
     """The first images that a row left, in the order of their seeds; none where they were removed."""
-    made = [path for path in (folder / "samples" / key).glob("*/") if path.is_dir()]
-    return sorted(image_paths(made[0]))[:SHOWN] if made else []
+    samples = folder / "samples" / key
+    if not samples.exists():
+        return []
+    samples = sample_folder(samples)
+    if holds_shards(samples):
+        images = open_samples(samples)
+        return list(images.batch(range(min(SHOWN, len(images)))))
+    return image_paths(samples)[:SHOWN]
 
 
 def _map_axes(axes: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
@@ -283,22 +275,16 @@ def _checkpoint(result: Result) -> dict[str, str]:
     return {"checkpoint": result.checkpoint["source"], "sha256": result.checkpoint["sha256"][:12]}
 
 
+def _last(axis: str) -> str:
+    return axis.rpartition(".")[2]
+
+
 def _is_strategy(axis: str) -> bool:
     return axis.partition(".")[0] in ("policy", "forecaster")
 
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-
-
-def _load_plan(path: Path) -> SweepPlan:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no sweep in {path.parent}: it lacks {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); remove it, and the sweep writes it again") from error
-    return configs.parse(SweepPlan, content, where=str(path))
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ sampling run can be given, or varied below `grid`:
   python scripts/sweep.py interval_branch grid.policy.interval=[2,3,5] num_images=64 out=outputs/mine
   python scripts/sweep.py policy_forecaster
   python scripts/sweep.py model=cifar10 checkpoint=FILE grid.sampler.steps=[50,100] out=outputs/cifar10
+  torchrun --nproc-per-node 2 scripts/sweep.py
 Each combination is one JSON file in OUT/results: finished ones are not run again, so the same command goes on after an
 interruption. Ends with status 1 where rows failed, after all others have run; they are tried again by the next call.
 only_render=true makes OUT/report.html of what there is.
@@ -17,14 +18,18 @@ import sys
 
 from experiments.cli import main
 from experiments.sweep import SweepConfig, run
+from experiments.world import is_first
 
 
 def sweep(config: SweepConfig) -> None:
     outcome = run(config)
-    print(outcome)
+    if is_first():
+        print(outcome)
     if outcome.failures:
         name, sentence = next(iter(outcome.failures.items()))
-        print(f"{len(outcome.failures)} rows failed; the first, {name}: {sentence}", file=sys.stderr)
+        if is_first():
+            rows = "row" if len(outcome.failures) == 1 else "rows"
+            print(f"{len(outcome.failures)} {rows} failed; the first, {name}: {sentence}", file=sys.stderr)
         sys.exit(1)
 
 
