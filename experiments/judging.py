@@ -1,105 +1,126 @@
-"""What a row's images are worth: how close they are to the uncached ones, and how far, as a set, from real ones."""
+"""What a row's images are worth: how close they are to the uncached ones, and how far, as a set, from real ones.
+
+The metrics are those of experiments/evaluation; what is here knows which of them a row can have, and loads networks and
+real images once for all rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from configs import InputError
-from experiments import classifier
-from experiments.data import data_name, image_paths, open_images, read_image, to_tensor
-from experiments.frechet import FeatureStatistics, frechet_distance, image_statistics
-from experiments.metrics import Closeness, closeness
-from experiments.model import model_config
-from experiments.run import SampleConfig
+from experiments.classifier import BUNDLED
+from experiments.evaluation.clip_score import Scorer, clip_score, load_clip, read_prompts
+from experiments.evaluation.evaluator import images_evaluator
+from experiments.evaluation.inception import load_inception
+from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
+from experiments.evaluation.pairs import compare
+from experiments.evaluation.references import Reference, open_reference
+from experiments.evaluation.scores import METRICS, score
+from experiments.evaluation.sets import ImageSet, open_sets
 
-BATCH = 64  # images compared at a time
+T = TypeVar("T")
+
+DIGITS = (1, 32, 32)  # the images that the bundled classifier knows; others are Inception's
+OF_DIGITS, OF_INCEPTION = ("fd",), ("fid", "sfid", "is", "prc")
+# Under what name a row keeps a metric of experiments/evaluation.
+KEPT = {"FID": "fid", "sFID": "sfid", "IS": "inception_score", "precision": "precision", "recall": "recall"}
+BATCH = 50  # images in a feature network at a time
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Metrics by name, and why others are missing."""
+    """Metrics by name, how they are defined here, and why others are missing."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    settings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
 
 class Judges:
-    """Measures folders of images; real images and their statistics are read once.
+    """Measures folders of images.
 
-    data: real images, as open_images takes them; None leaves distances out.
+    data: real images or their statistics, as experiments.evaluation.open_reference takes them; None leaves distances
+      out. Digits are compared with their test images, others with those of training. inception: the weights of FID's
+      network. clip: the network of CLIP scores, for images that were made from prompts; None leaves these out.
     """
 
-    def __init__(self, data: str | None = None) -> None:
-        self.data = data
-
-    def measure(self, images: Path, reference: Path | None, config: SampleConfig) -> Judged:
-        """images: those of a row. reference: of its uncached row, None for an uncached one itself."""
-        channels = 1 if model_config(config.model).network.in_channels == 1 else 3
-        metrics: dict[str, float] = {}
-        if reference is not None:
-            measured = compare(images, reference, channels).summary()
-            metrics = {name: value for name, value in measured.items() if value is not None}
-        if self.data is None:
-            return Judged(metrics)
-        try:
-            return Judged(metrics | {"frechet": self._frechet(images, channels, config)})
-        except InputError as error:
-            return Judged(metrics, [f"no Fréchet distance: {error}"])
-
-    def _frechet(self, images: Path, channels: int, config: SampleConfig) -> float:
-        side = model_config(config.model).network.resolution
-        if (channels, side) != (1, self._classifier.config.resolution):
-            raise InputError("its feature network, the classifier of digits, does not take images of this model")
-        samples = image_statistics(self._classifier, open_images(str(images), "test", channels, side))
-        return frechet_distance(samples, self._real)
-
-    @cached_property
-    def _classifier(self) -> classifier.Classifier:
-        return classifier.load(classifier.BUNDLED)
-
-    @cached_property
-    def _real(self) -> FeatureStatistics:
-        return image_statistics(self._classifier, open_images(self.data or "", "test", 1, 32))
+    def __init__(
+        self, data: str | None = None, inception: str | None = None, clip: str | None = None, device: str = "cpu"
+    ) -> None:
+        self.data, self.inception, self.clip = data, inception, clip
+        self.device = torch.device(device)
+        self._loaded: dict[Any, Any] = {}  # what was loaded, or the sentence that it failed with
 
     @property
-    def about(self) -> str:
-        """What the distances are."""
-        return (f"Fréchet: distance to the test images of {data_name(self.data or '')} in the features of "
-                f"{Path(classifier.BUNDLED).stem}, which is not FID; compare sets of one size only.")  # fmt: skip
+    def wanted(self) -> set[str]:
+        """Metrics of which a row that can be judged has at least one."""
+        distances = {"frechet", *KEPT.values()} if self.data else set()
+        return distances | ({"clip_score"} if self.clip else set())
 
+    def measure(self, images: Path, uncached: Path | None, prompts: str | None = None) -> Judged:
+        """images: those of a row. uncached: those it is compared with; None for an uncached row. prompts: the file they
+        were made from; None takes the prompts, if any, from the summary of their run."""
+        (samples,) = open_sets(images)
+        judged = Judged()
+        if uncached is not None:
+            (reference,) = open_sets(uncached)
+            close = compare(samples, reference).summary()
+            judged.metrics.update({name: value for name, value in close.items() if value is not None})
+        if self.data is not None:
+            self._try("distances to real images", judged, lambda: self._distances(samples, judged))
+        if self.clip is not None:
+            self._try("CLIP score", judged, lambda: self._clip_score(samples, images, prompts, judged))
+        return judged
 
-def compare(images: Path, reference: Path, channels: int) -> Closeness:
-    """The closeness of PNG files to those of the same name in another folder, as they were written, in 8 bits.
+    def _distances(self, samples: ImageSet, judged: Judged) -> None:
+        network, metrics = self._network(samples)
+        layers = [layer for layer in network.widths if layer in {METRICS[metric].layer for metric in metrics} | {POOL}]
+        reference = self._once((network.name, samples.shape), lambda: self._reference(network, samples, layers))
+        evaluator = images_evaluator(network, samples.images, BATCH, layers, samples.name)
+        scores = score(evaluator, reference, metrics)
+        for name, value in scores.values.items():
+            if name.startswith("FD-"):
+                judged.metrics["frechet"] = value
+            elif name in KEPT:
+                judged.metrics[KEPT[name]] = value
+        judged.settings.extend(scores.settings)
+        judged.missing.extend(scores.missing)
 
-    Raises InputError where the two folders do not hold the same images.
-    """
-    ours, theirs = ({path.name: path for path in image_paths(folder)} for folder in (images, reference))
-    if ours.keys() != theirs.keys():
-        raise InputError(f"{images} and {reference} do not hold images of the same seeds")
-    names = sorted(ours)
-    parts = [
-        closeness(_read([ours[name] for name in batch], channels), _read([theirs[name] for name in batch], channels))
-        for batch in _batches(names)
-    ]
-    return Closeness(
-        psnr=tuple(chain.from_iterable(part.psnr for part in parts)),
-        ssim=tuple(chain.from_iterable(part.ssim for part in parts)),
-    )
+    def _network(self, samples: ImageSet) -> tuple[FeatureNetwork, Sequence[str]]:
+        if samples.shape == DIGITS:
+            return self._once("digits", lambda: load_features(BUNDLED, self.device)), OF_DIGITS
+        return self._once("inception", lambda: load_inception(self.inception, self.device)), OF_INCEPTION
 
+    def _reference(self, network: FeatureNetwork, samples: ImageSet, layers: Sequence[str]) -> Reference:
+        split = "test" if samples.shape == DIGITS else "train"
+        return open_reference(
+            self.data or "", network, split=split, shape=samples.shape, batch_size=BATCH, layers=layers
+        )
 
-def _batches(names: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(names), BATCH):
-        yield names[start : start + BATCH]
+    def _clip_score(self, samples: ImageSet, folder: Path, prompts: str | None, judged: Judged) -> None:
+        scorer: Scorer = self._once("clip", lambda: load_clip(self.clip or "", self.device))
+        judged.metrics["clip_score"] = clip_score(samples, read_prompts(prompts, folder, samples), scorer, BATCH)
+        judged.settings.append(f"CLIP score: mean of 100 cos of image and prompt, clipped at 0, in {self.clip}")
 
+    def _once(self, key: Any, load: Callable[[], T]) -> T:
+        """What `load` returns; it is called once, also where it raises InputError."""
+        if key not in self._loaded:
+            try:
+                self._loaded[key] = load()
+            except InputError as error:
+                self._loaded[key] = error
+        if isinstance(self._loaded[key], InputError):
+            raise self._loaded[key]
+        return self._loaded[key]
 
-def _read(paths: list[Path], channels: int) -> Tensor:
-    """PNG files -> (B, C, H, W) in [-1, 1]."""
-    pixels = torch.stack([to_tensor(read_image(path, channels, str(path))) for path in paths])
-    return pixels.float() / 127.5 - 1
+    def _try(self, what: str, judged: Judged, measure: Callable[[], None]) -> None:
+        try:
+            measure()
+        except InputError as error:
+            judged.missing.append(f"no {what}: {error}")

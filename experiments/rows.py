@@ -60,8 +60,9 @@ class Result:
 
     metrics: macs and macs_attention (per network call and image; as the paper counts, and layers with attention
       products), theoretical_speedup, seconds (of the sampling loop, all images), images_per_second (of one process,
-      decoding included, the median batch); of images that mean something psnr_mean, psnr_worst (dB), ssim_mean, ssim_worst to the uncached row, and the distances of
-      experiments/judging. What could not be had is absent; `notes` say why.
+      decoding included, the median batch); of images that mean something also psnr_mean, psnr_worst (dB), ssim_mean,
+      ssim_worst to the uncached row, and fid, sfid, inception_score, precision, recall, clip_score, or frechet (in the
+      features of another network, which `settings` name). What could not be had is absent; `notes` say why.
     """
 
     name: str
