@@ -109,7 +109,7 @@ def test_truncated_files_end_in_one_sentence(toy, openai):
     content = openai.read_bytes()
     for length in (0, 10, len(content) // 2, len(content) - 30):
         openai.write_bytes(content[:length])
-        with pytest.raises(InputError, match="is truncated or not an .npz file"):
+        with pytest.raises(InputError, match=r"is truncated or not an \.npz file"):
             open_it(openai, toy)
 
 

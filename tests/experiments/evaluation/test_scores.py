@@ -1,5 +1,7 @@
 """experiments/evaluation/scores.py: each metric against a computation of its own, and against torch-fidelity."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,11 @@ def test_the_distance_is_that_of_torch_fidelity_and_of_scipy(width):
     scipys = difference.square().sum().item() + np.trace(a + b - 2 * sqrtm(a @ b).real)
     assert ours == pytest.approx(theirs, rel=1e-6)
     assert ours == pytest.approx(scipys, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_distance_is_that_of_torch_fidelity_and_of_scipy_in_as_many_features_as_fid_has():
+    test_the_distance_is_that_of_torch_fidelity_and_of_scipy(2048)
 
 
 def test_stored_moments_are_as_good_as_gathered_ones():
@@ -145,8 +152,6 @@ def test_what_is_missing_is_said_metric_by_metric(toy, pictures):
 
 
 def test_only_the_network_of_fid_has_a_fid(toy, pictures):
-    from dataclasses import replace
-
     other = replace(toy, name="mine", metrics={"pool": "FD-mine"})
     samples = evaluator(other, pictures(0), ["pool"])
     scores = score(samples, reference(evaluator(other, pictures(1), ["pool"])), list(METRICS))
