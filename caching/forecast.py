@@ -68,6 +68,19 @@ class Reuse:
         return [1.0]
 
 
+@register_forecaster("zero")
+@dataclass(frozen=True)
+class Zero:
+    """Zeros in the feature's place: what is lost without it (Ma et al. 2023, table 5)."""
+
+    @property
+    def history(self) -> int:
+        return 1
+
+    def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
+        return [0.0]
+
+
 @dataclass(frozen=True)
 class Extrapolation:
     """What polynomial forecasts have in common.

@@ -25,6 +25,7 @@ POLICY_SETTINGS = {
 }
 FORECASTER_SETTINGS = {
     "reuse": [{}],
+    "zero": [{}],
     "lagrange": [{"order": order, "clock": clock} for order in (1, 3) for clock in CLOCKS],
     "taylor": [{"order": 2, "clock": clock} for clock in CLOCKS],
     "fitted": [{"table": {f"{i}:{depth}": [1.0] for i, depth in enumerate(PLAN) if depth is not None}}],
@@ -79,3 +80,13 @@ def test_extrapolation_is_not_reuse(network):
     assert all(math.isfinite(float(x.sum())) for x in finals)
     assert not torch.equal(finals[0], finals[1])
     assert not torch.equal(finals[1], finals[2])
+
+
+def test_zero_puts_zeros_in_the_features_place(network):
+    cached = cached_denoiser(network, Uniform(2, 1), make_forecaster({"name": "zero"}))
+    x, t = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([7])
+    cached.begin(2)
+    cached(x, t)
+    _, tapped = network(x, t, taps=[1])
+    without, _ = network(x, t, branch=1, feature=torch.zeros_like(tapped[1]))
+    assert torch.equal(cached(x, t), without)
