@@ -6,6 +6,7 @@ FOLDER holds images (each sub-folder is a set of its own), or is an .npz of them
   python scripts/evaluate.py FOLDER reference=lsun:church_outdoor_train_lmdb metrics=[fid]
   python scripts/evaluate.py FOLDER against=OTHER metrics=[psnr,ssim,lpips]
   python scripts/evaluate.py FOLDER metrics=[clip]
+  torchrun --nproc-per-node 4 scripts/evaluate.py FOLDER reference=cifar10
 metrics: fid, sfid, is, kid, prc (precision and recall), fd (the Fréchet distance in another network's features,
   features=FILE), psnr, ssim, lpips (to the images of the same name in against=), clip.
 reference: an .npz of statistics (pytorch-fid's or OpenAI's) or of images, an image folder, cifar10, mnist,
@@ -18,6 +19,14 @@ from __future__ import annotations
 
 from experiments.cli import main
 from experiments.evaluation.evaluate import EvaluateConfig, evaluate
+from experiments.world import is_first
+
+
+def measure(config: EvaluateConfig) -> None:
+    result = evaluate(config)
+    if is_first():
+        print(result)
+
 
 if __name__ == "__main__":
-    main(lambda config: print(evaluate(config)), EvaluateConfig, argument="folder", doc=__doc__)
+    main(measure, EvaluateConfig, argument="folder", doc=__doc__)

@@ -19,7 +19,7 @@ from experiments.evaluation.references import Reference, open_reference, save_st
 from experiments.evaluation.result import Evaluation
 from experiments.evaluation.scores import METRICS, Scores, score
 from experiments.evaluation.sets import ImageSet, open_sets
-from experiments.model import pick_device
+from experiments.world import World, join
 
 OF_INCEPTION = ("fid", "sfid", "is", "kid", "prc")
 OF_PAIRS = ("psnr", "ssim", "lpips")
@@ -61,13 +61,16 @@ class EvaluateConfig:
         return (*of_sets, *of_pairs, *(("clip",) if self.prompts else ()))
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation:
+def evaluate(config: EvaluateConfig, world: World | None = None) -> Evaluation:
     """Measures the samples, and writes FOLDER.metrics.json -> what it holds.
+
+    world: the processes that share the features of networks; None: those of torchrun, or this one alone. Every one of
+      them must call `evaluate`, and gets the result.
 
     What cannot be had, for want of weights, packages or real images, is left out, and the result says why.
     Raises InputError where nothing is left.
     """
-    work = _Work(config)
+    work = _Work(config, world or join())
     for metrics, measure in work.jobs():
         wanted = [metric for metric in config.wanted if metric in metrics]
         if not wanted:
@@ -76,17 +79,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             measure(wanted)
         except InputError as error:
             work.missing.append(f"no {', '.join(wanted)}: {error}")
-    result = work.result()
-    result.save()
-    return result
+    return work.world.first(work.result)
 
 
 class _Work:
     """The samples, and what has been found out about them so far."""
 
-    def __init__(self, config: EvaluateConfig) -> None:
-        self.config = config
-        self.device = pick_device(config.device)
+    def __init__(self, config: EvaluateConfig, world: World) -> None:
+        self.config, self.world = config, world
+        self.device = world.device(config.device)
         self.sets = open_sets(Path(config.folder).expanduser())
         if len({images.shape for images in self.sets}) > 1:
             raise InputError(f"the sets of samples in {config.folder} are of different sizes; name one of them")
@@ -95,20 +96,21 @@ class _Work:
         self.missing: list[str] = []
 
     def jobs(self) -> list[tuple[Sequence[str], Callable[[Sequence[str]], None]]]:
-        """What to do for which metrics."""
+        """What to do for which metrics. Features are the work of all processes, the rest is that of the first."""
         return [
             (OF_INCEPTION, self._of_inception),
             (("fd",), self._of_features),
-            (("psnr", "ssim"), self._of_pixels),
-            (("lpips",), self._lpips),
-            (("clip",), self._clip),
+            (("psnr", "ssim"), lambda metrics: self.world.first(lambda: self._of_pixels(metrics))),
+            (("lpips",), lambda metrics: self.world.first(self._lpips)),
+            (("clip",), lambda metrics: self.world.first(self._clip)),
         ]
 
     def result(self) -> Evaluation:
+        """Everything together, saved."""
         missing = list(dict.fromkeys([*self.missing, *(line for s in self.scores.values() for line in s.missing)]))
         if not any(scores.values for scores in self.scores.values()):
             raise InputError("; ".join(missing) or "there is nothing to measure: name reference= or against=")
-        return Evaluation(
+        result = Evaluation(
             folder=self.config.folder,
             reference=self.config.reference,
             against=self.config.against,
@@ -118,9 +120,11 @@ class _Work:
             settings=list(dict.fromkeys(line for scores in self.scores.values() for line in scores.settings)),
             missing=missing,
         )
+        result.save()
+        return result
 
     def _of_inception(self, metrics: Sequence[str]) -> None:
-        network = load_inception(self.config.inception, self.device)
+        network = self.world.first_then_others(lambda: load_inception(self.config.inception, self.device))
         self._of_network(network, metrics)
         if not is_published(network):
             self._add_setting(f"the weights of {network.name} are not the published ones: these figures compare with "
@@ -137,8 +141,9 @@ class _Work:
         layers = [layer for layer in network.widths if layer in {METRICS[metric].layer for metric in metrics} | {POOL}]
         reference = self._reference(network, metrics, layers)
         for images in self.sets:
-            samples = images_evaluator(network, images.images, self.config.batch_size, layers, images.name)
-            self.scores[images.name].extend(score(samples, reference, metrics))
+            samples = images_evaluator(network, images.images, self.config.batch_size, layers, images.name, self.world)
+            if self.world.is_first:
+                self.scores[images.name].extend(score(samples, reference, metrics))
         self.networks[network.name] = network.sha256
 
     def _reference(self, network: FeatureNetwork, metrics: Sequence[str], layers: Sequence[str]) -> Reference | None:
@@ -152,10 +157,12 @@ class _Work:
             batch_size=self.config.batch_size,
             layers=layers,
             singles=bool({"kid", "prc"} & set(metrics)),
+            world=self.world,
         )
-        if self.config.statistics is not None and not self.networks:  # of the first network alone
-            save_statistics(Path(self.config.statistics).expanduser(), reference, network)
-            self._add_setting(f"{self.config.statistics} holds the statistics of {reference.name} in {network.name}")
+        file = self.config.statistics
+        if file is not None and not self.networks:  # of the first network alone
+            self.world.first(lambda: save_statistics(Path(file).expanduser(), reference, network))
+            self._add_setting(f"{file} holds the statistics of {reference.name} in {network.name}")
         return reference
 
     def _of_pixels(self, metrics: Sequence[str]) -> None:
@@ -166,7 +173,7 @@ class _Work:
         self._add_setting(f"{', '.join(metrics)}: of each image to the one of its name in {self.config.against}, in "
                           "8 bits; mean over the images that differ / worst")  # fmt: skip
 
-    def _lpips(self, metrics: Sequence[str]) -> None:
+    def _lpips(self) -> None:
         pairs = self._pairs()
         distance = load_lpips(self.device)
         for images, reference in pairs:
@@ -175,7 +182,7 @@ class _Work:
             self.scores[images.name].values.update(summary)
         self._add_setting("lpips: version 0.1 on AlexNet; mean / worst")
 
-    def _clip(self, metrics: Sequence[str]) -> None:
+    def _clip(self) -> None:
         folder = Path(self.config.folder).expanduser()
         prompts = {images.name: read_prompts(self.config.prompts, folder, images) for images in self.sets}
         scorer = load_clip(self.config.clip, self.device)

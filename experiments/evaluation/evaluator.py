@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from configs import InputError
 from experiments.data import Images
 from experiments.evaluation.networks import FeatureNetwork
 from experiments.frechet import FeatureStatistics
+from experiments.world import World
 from models import reading
 from models.files import write_safetensors
 
@@ -117,15 +117,29 @@ class Evaluators:
 
 
 def images_evaluator(
-    network: FeatureNetwork, images: Images, batch_size: int, layers: Sequence[str] | None = None, what: str = "images"
+    network: FeatureNetwork,
+    images: Images,
+    batch_size: int,
+    layers: Sequence[str] | None = None,
+    what: str = "images",
+    world: World | None = None,
 ) -> Evaluator:
-    """Gathers the features of all `images`, with a progress bar."""
+    """Gathers the features of all `images`, with a progress bar.
+
+    world: the processes that share the work, every one of which must call this; None: this one alone. The first of
+      them has the features of all images in the end, in the bits of a single process; the others have their shares.
+    """
+    world = world or World()
     evaluator = Evaluator(network, layers)
-    with tqdm(total=len(images), unit="image", desc=f"{network.name}: {what}") as bar:
-        for start in range(0, len(images), batch_size):
+    starts = range(0, len(images), batch_size)[world.rank :: world.size]
+    with world.progress(len(images), "image") as bar, world.together(while_waiting=bar.report):
+        bar.set_description(f"{network.name}: {what}")
+        for start in starts:
             indices = range(start, min(start + batch_size, len(images)))
             evaluator.update(images.batch(indices), indices)
             bar.update(len(indices))
+    for share in (world.gather(evaluator.gathered()) or [])[1:]:
+        evaluator.add(*share)
     return evaluator
 
 

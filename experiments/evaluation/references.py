@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +10,19 @@ import numpy as np
 from torch import Tensor
 
 from configs import InputError
-from experiments.data import Images, data_name, open_images
+from experiments.data import Images, data_name, open_images, read_arrays
 from experiments.evaluation.evaluator import images_evaluator
 from experiments.evaluation.inception import NAME, SPATIAL
 from experiments.evaluation.lsun import PREFIX, LsunImages
 from experiments.evaluation.networks import POOL, FeatureNetwork
 from experiments.evaluation.sets import npz_images
 from experiments.frechet import Gaussian, Moments
+from experiments.world import World
 from models.files import write_atomically
 
 # The keys of pytorch-fid (the first pair) and of OpenAI's evaluator (both; arr_0 holds images).
 KEYS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
+STORED = ("mu", "sigma", "network", "sha256", "images")  # how the keys of statistics begin
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def open_reference(
     batch_size: int,
     layers: Sequence[str],
     singles: bool = True,
+    world: World | None = None,
 ) -> Reference:
     """The reference that `source` names, in the features of `network`.
 
@@ -53,6 +54,7 @@ def open_reference(
     split: train or test, of data that has both.
     shape: (C, H, W) of the samples, to which real images are brought.
     singles: whether the features of single images are wanted, of statistics that come with some.
+    world: the processes that share the work; only the first of them has the whole reference in the end.
 
     Raises InputError for what is missing, damaged, or statistics of another network's features.
     """
@@ -60,13 +62,13 @@ def open_reference(
     stored = read_statistics(path, network) if path.suffix == ".npz" and path.is_file() else None
     if stored is None:
         images = _images(source, split, shape)
-        evaluator = images_evaluator(network, images, batch_size, layers, _name(source))
+        evaluator = images_evaluator(network, images, batch_size, layers, _name(source), world)
         moments = {layer: evaluator.statistics(layer) for layer in layers}
         return Reference(_name(source), moments, evaluator.features(POOL), len(evaluator))
     moments, count = stored
     features = None
     if singles and (images := npz_images(path)) is not None:
-        features = images_evaluator(network, images, batch_size, [POOL], path.stem).features(POOL)
+        features = images_evaluator(network, images, batch_size, [POOL], path.stem, world).features(POOL)
     return Reference(path.stem, moments, features, count)
 
 
@@ -75,13 +77,9 @@ def read_statistics(path: Path, network: FeatureNetwork) -> tuple[dict[str, Gaus
 
     Raises InputError for a damaged file, and for statistics of another network.
     """
-    try:
-        with np.load(path) as file:
-            if "mu" not in file.files:
-                return None
-            arrays = {key: file[key] for key in file.files if not key.startswith("arr_")}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is truncated or not an .npz file of plain arrays ({error})") from error
+    if not read_arrays(path, "mu"):
+        return None
+    arrays = {key: array for prefix in STORED for key, array in read_arrays(path, prefix).items()}
     _check_network(path, arrays, network)
     pairs = {layer: keys for layer, keys in KEYS.items() if layer in network.widths and arrays.keys() >= set(keys)}
     if POOL not in pairs:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from configs import InputError
-from experiments.data import SUFFIXES, ArrayImages, Images, read_image, to_tensor
+from experiments.data import (
+    SUFFIXES,
+    ArrayImages,
+    Images,
+    ShardImages,
+    array_header,
+    read_arrays,
+    read_image,
+    to_tensor,
+)
 
 NO_SAMPLES = ("grid.png",)  # what scripts/sample.py writes beside its samples
 
@@ -68,7 +75,7 @@ def open_sets(root: Path) -> list[ImageSet]:
     Raises InputError where there are none, and for a damaged file.
     """
     if root.is_file() and root.suffix == ".npz":
-        return [_npz_set(root.stem, [root])]
+        return [_npz_set(root)]
     if not root.is_dir():
         raise InputError(f"there are no samples at {root}: it is neither a folder nor an .npz file")
     folders = [root, *sorted(path for path in root.rglob("*") if path.is_dir())]
@@ -79,18 +86,13 @@ def open_sets(root: Path) -> list[ImageSet]:
 
 
 def npz_images(path: Path) -> ArrayImages | None:
-    """The images (N, H, W, 1 or 3) uint8 in arr_0, arr_1, … of an .npz file, where they begin with images; else None.
+    """The images (N, H, W, 1 or 3) uint8 in arr_0 of an .npz file; None where it has no arr_0.
 
-    What follows arr_0 in files of OpenAI's sampling scripts may be labels. Raises InputError for a damaged file, and
-    where arr_0 holds anything else.
+    Raises InputError for a damaged file, and where arr_0 holds anything else.
     """
-    try:
-        with np.load(path) as file:
-            if "arr_0" not in file.files:
-                return None
-            pixels = file["arr_0"]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is truncated or not an .npz file of plain arrays ({error})") from error
+    pixels = read_arrays(path, "arr_0").get("arr_0")
+    if pixels is None:
+        return None
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
         raise InputError(f"{path}: arr_0 must hold images (N, H, W, 1 or 3) uint8 with N > 0, "
                          f"not {pixels.shape} {pixels.dtype}")  # fmt: skip
@@ -106,17 +108,29 @@ def _folder_set(folder: Path, root: Path) -> ImageSet | None:
         width, height = images.size
         return ImageSet(name, images, tuple(path.stem for path in paths), (images.channels, height, width))
     shards = [path for path in files if path.suffix == ".npz"]
-    return _npz_set(name, shards) if shards else None
+    return _shard_set(name, folder, shards) if shards else None
 
 
-def _npz_set(name: str, paths: Sequence[Path]) -> ImageSet:
-    parts = []
-    for path in paths:
-        images = npz_images(path)
-        if images is None:
-            raise InputError(f"{path} holds no images in arr_0")
-        parts.append(images.pixels)
-        if parts[-1].shape[1:] != parts[0].shape[1:]:
-            raise InputError(f"the images of {path} are not of the size of those of {paths[0].name}")
-    pixels = torch.cat(parts)
-    return ImageSet(name, ArrayImages(pixels), tuple(f"{i:06d}" for i in range(len(pixels))), tuple(pixels.shape[1:]))
+def _shard_set(name: str, folder: Path, shards: Sequence[Path]) -> ImageSet:
+    shapes = {array_header(path)[0][1:] for path in shards}
+    if len(shapes) > 1:
+        raise InputError(f"the .npz files in {folder} hold images of different sizes; samples must be of one size")
+    ((height, width, channels),) = shapes
+    if height != width:
+        raise InputError(f"the images in {folder} are {height}x{width}; .npz files are read of square images alone")
+    images = ShardImages(folder, channels, height)
+    seeds = [seed for path in shards for seed in read_arrays(path, "seeds").get("seeds", ())]
+    return ImageSet(name, images, _names(seeds, len(images)), (channels, height, width))
+
+
+def _npz_set(path: Path) -> ImageSet:
+    images = npz_images(path)
+    if images is None:
+        raise InputError(f"{path} holds no images in arr_0")
+    seeds = read_arrays(path, "seeds").get("seeds", ())
+    return ImageSet(path.stem, images, _names(seeds, len(images)), tuple(images.pixels.shape[1:]))
+
+
+def _names(seeds: Sequence[int], count: int) -> tuple[str, ...]:
+    """Those of the files that scripts/sample.py would write; of images without known seeds, by position."""
+    return tuple(f"{seed:06d}" for seed in (seeds if len(seeds) == count else range(count)))
