@@ -95,20 +95,21 @@ class BoundAttention(nn.Module):
         return seen if isinstance(seen, Tensor) else self.attn.look_up(self.norm(x), *seen)
 
 
-class Contexts:
+class Contexts(nn.Module):
     """Binds contexts to the cross-attentions of a network. The last two are remembered: guidance may ask for the
     conditional and the unconditional one in turn."""
 
     def __init__(self, unet: UNet) -> None:
         """Takes the cross-attentions of `unet` out of its blocks, which look up what is bound from then on."""
-        self.attentions: list[BoundAttention] = []
+        super().__init__()
+        self.attentions = nn.ModuleList()
         for block in [module for module in unet.modules() if isinstance(module, TransformerBlock)]:
             bound = BoundAttention(block.norm2, block.attn2, len(self.attentions))
             block.norm2, block.attn2 = nn.Identity(), bound
             self.attentions.append(bound)
         self._recent: list[tuple[Tensor, int, Bound]] = []
 
-    def __call__(self, context: Tensor) -> Bound:
+    def forward(self, context: Tensor) -> Bound:
         """context (B, M, D): recognised by being the same tensor, not by its values, which would be waited for."""
         version = 0 if context.is_inference() else context._version
         for known, then, bound in self._recent:

@@ -48,8 +48,7 @@ class SplitUNet(FastUNet):
         nn.Module.__init__(self)
         for name, module in fast.named_children():
             self.add_module(name, module)
-        self.config, self.contexts = fast.config, fast.contexts
-        self.provenance = getattr(fast, "provenance", None)
+        self.config, self.provenance = fast.config, getattr(fast, "provenance", None)
         self.splits = nn.ModuleDict()
         self.eval()
 

@@ -88,13 +88,14 @@ def whole_groups(norm: nn.GroupNorm, entering: int) -> int:
 def norm_slice(norm: nn.GroupNorm, start: int, stop: int) -> nn.GroupNorm:
     """The normalisation of channels start … stop - 1, whole groups, by themselves."""
     groups = (stop - start) * norm.num_groups // norm.num_channels
-    part = nn.GroupNorm(groups, stop - start, norm.eps, device="meta")
+    part = type(norm)(groups, stop - start, norm.eps, device="meta")
     return _with(part, weight=norm.weight[start:stop], bias=norm.bias[start:stop])
 
 
 def conv_slice(conv: nn.Conv2d, start: int, stop: int, bias: bool = False) -> nn.Conv2d:
     """The convolution of input channels start … stop - 1 by themselves; at most one slice takes the bias."""
-    part = nn.Conv2d(stop - start, conv.out_channels, conv.kernel_size, padding=conv.padding, bias=bias, device="meta")
+    size, padding = conv.kernel_size, conv.padding
+    part = type(conv)(stop - start, conv.out_channels, size, padding=padding, bias=bias, device="meta")
     weight = conv.weight[:, start:stop].clone(memory_format=torch.preserve_format)
     return _with(part, weight=weight, **({"bias": conv.bias} if bias else {}))
 

@@ -1,0 +1,86 @@
+"""Static programs: the passes of a network compiled, one program for every depth.
+
+Python decides which depth runs next; so nothing in a program depends on data, and every one is a single graph. On a GPU
+it is recorded as a CUDA graph and replayed: a partial pass is short, and launching its kernels one by one takes longer
+than running them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.feature import Feature
+from models.unet import UNet
+
+Output = tuple[Tensor, dict[int, Feature]]
+Program = Callable[[Tensor, Any, Any, Feature | None], Output]
+
+
+def compile_passes(unet: UNet, backend: str = "inductor") -> Programs:
+    """Makes `unet` run compiled, from its next pass on -> its programs.
+
+    backend: of torch.compile. What inductor compiles it also keeps on disk (in TORCHINDUCTOR_CACHE_DIR, or the folder
+    for temporary files), where later processes find it.
+    """
+    unet.run = Programs(unet.run, backend)
+    return unet.run
+
+
+class Programs:
+    """Stands in for `UNet.run`: compiles a pass when its depth is first asked for, with a word about how long it takes.
+
+    Programs are for one shape of batch, the first that comes; any other, such as the last of a run that does not divide
+    evenly, runs as it would uncompiled.
+    """
+
+    def __init__(self, run: Callable[..., Output], backend: str) -> None:
+        self.backend = backend
+        self.seconds = 0.0  # spent on first calls, compiling
+        self._run = run
+        self._programs: dict[tuple[int | None, tuple[int, ...]], Program] = {}
+        self._shape: torch.Size | None = None
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def __call__(
+        self, x: Tensor, emb: Any, context: Any, branch: int | None, feature: Feature | None, taps: Sequence[int]
+    ) -> Output:
+        self._shape = self._shape or x.shape
+        if x.shape != self._shape:
+            return self._run(x, emb, context, branch, feature, taps)
+        key = branch, tuple(taps)
+        if key not in self._programs:
+            self._programs[key] = self._compile(*key)
+            return self._first(key, x, emb, context, feature)
+        return self._replay(key, x, emb, context, feature)
+
+    def _compile(self, branch: int | None, taps: tuple[int, ...]) -> Program:
+        def one_depth(x: Tensor, emb: Any, context: Any, feature: Feature | None) -> Output:
+            return self._run(x, emb, context, branch, feature, taps)
+
+        # torch counts what it compiles by code object and stops at eight; depths are no recompilations of each other.
+        program = FunctionType(one_depth.__code__.replace(), globals(), closure=one_depth.__closure__)
+        options = {"mode": "reduce-overhead"} if self.backend == "inductor" and torch.cuda.is_available() else {}
+        return torch.compile(program, backend=self.backend, dynamic=False, fullgraph=True, **options)
+
+    def _first(self, key: tuple[int | None, tuple[int, ...]], *arguments: Any) -> Output:
+        depth = "the full pass" if key[0] is None else f"the pass at branch {key[0]}"
+        start = time.perf_counter()
+        with tqdm(total=1, desc=f"compiling {depth}", bar_format="{desc}: {elapsed}") as bar:
+            output = self._replay(key, *arguments)
+            bar.update()
+        self.seconds += time.perf_counter() - start
+        return output
+
+    def _replay(self, key: tuple[int | None, tuple[int, ...]], *arguments: Any) -> Output:
+        torch.compiler.cudagraph_mark_step_begin()  # features have been copied by now: their memory may be used again
+        eps, tapped = self._programs[key](*arguments)
+        return eps.clone(), tapped  # multistep samplers keep eps; the program's next run overwrites it
