@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -18,6 +19,10 @@ from models.layouts.diffusers import DIFFUSERS
 from models.layouts.diffusers_conditional import DIFFUSERS_CONDITIONAL
 from models.layouts.translate import Layout, their_keys
 
+# The innermost of the modules that DeepCacheSDHelper patches, and how many of one class a network may have.
+PATCHED = re.compile(r"(down|up)_blocks\.\d+\.(resnets|attentions|downsamplers|upsamplers)\.\d+|mid_block")
+BLOCKS = 128
+
 
 class Diffusers:
     """UNet2DModel or UNet2DConditionModel with our weights; it knows full passes alone."""
@@ -30,7 +35,7 @@ class Diffusers:
         # Not by the network's own `to`, which warns of layers to be kept in float32: there are none.
         self.unet = nn.Module.to(network, work.device, variant.dtype, memory_format=LAYOUTS[variant.layout])
         if variant.compiled:
-            self.unet.forward = torch.compile(self.unet.forward)
+            self.compile()
         self.cond = in_dtype(work.cond, variant.dtype)
         self.uncond = in_dtype(work.uncond, variant.dtype)
 
@@ -50,6 +55,10 @@ class Diffusers:
             return lambda: self.sample(task)
         return lambda: self.evaluate(self.work.x.to(self.variant.dtype), self.work.t, self.cond).float()
 
+    def compile(self) -> None:
+        """By torch.compile, as a whole."""
+        self.unet.forward = torch.compile(self.unet.forward)
+
     def evaluate(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return self.unet(x, t, *(() if cond is None else (cond,)), return_dict=False)[0]
 
@@ -60,8 +69,7 @@ class Diffusers:
 class DeepCache(Diffusers):
     """The same network under the package of DeepCache's authors, `DeepCacheSDHelper`, which patches its blocks.
 
-    Trajectories of text models are those of a StableDiffusionPipeline. Compiled: the network's forward, with the
-    patches inside.
+    Trajectories of text models are those of a StableDiffusionPipeline.
     """
 
     def __init__(self, work: Workload, variant: Variant) -> None:
@@ -74,6 +82,14 @@ class DeepCache(Diffusers):
         self._set(interval=1, branch=0)
         self.helper.enable()
         self._holds_passes = False  # does its cache hold the features of single passes?
+
+    def compile(self) -> None:
+        """Block by block, under the patches. As a whole it cannot be: the package counts its calls in an attribute, for
+        every value of which PyTorch compiles anew, until it gives up and runs everything uncompiled."""
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCKS)
+        for name, module in self.unet.named_modules():
+            if PATCHED.fullmatch(name):
+                module.forward = torch.compile(module.forward)
 
     @staticmethod
     def prepare() -> None:
