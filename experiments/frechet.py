@@ -13,9 +13,6 @@ import numpy as np
 from torch import Tensor
 
 from configs import InputError
-from experiments.classifier import Classifier, predict
-from experiments.data import ArrayImages, Images
-from experiments.images import to_uint8
 
 
 class Moments(Protocol):
@@ -102,26 +99,6 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     root = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
     distance = np.square(a.mean - b.mean).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root
     return max(0.0, float(distance))  # rounding can leave equal sets a little below 0
-
-
-def image_statistics(network: Classifier, images: Images) -> FeatureStatistics:
-    """The statistics of a set of images, as `open_images` gives it, in the features of `network`."""
-    statistics = FeatureStatistics(network.config.features)
-    statistics.update(predict(network, images).features)
-    return statistics
-
-
-def sample_statistics(network: Classifier, samples: Tensor) -> FeatureStatistics:
-    """The statistics of samples (N, 1, resolution, resolution) in [-1, 1], rounded to 8 bits as in their PNG files.
-
-    Raises InputError for another shape, and for NaN or infinity, which rounding would hide.
-    """
-    side = network.config.resolution
-    if samples.ndim != 4 or samples.shape[1:] != (1, side, side) or not len(samples):
-        raise InputError(f"samples must be (N, 1, {side}, {side}) with N > 0, not {tuple(samples.shape)}")
-    if not samples.isfinite().all():
-        raise InputError("samples must be finite, but some of their values are NaN or infinite")
-    return image_statistics(network, ArrayImages(to_uint8(samples).cpu()))
 
 
 def _factor(cov: np.ndarray) -> np.ndarray:

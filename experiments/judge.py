@@ -13,9 +13,9 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from configs import InputError
-from experiments.classifier import BUNDLED, CONFIDENT, Classifier, load, predict
-from experiments.data import ArrayImages, data_name, image_paths, open_images, read_image, to_tensor
-from experiments.frechet import FeatureStatistics, frechet_distance, image_statistics
+from experiments.classifier import BUNDLED, CONFIDENT, Classifier, Prediction, load, predict
+from experiments.data import ArrayImages, Images, data_name, image_paths, open_images, read_image, to_tensor
+from experiments.frechet import FeatureStatistics, frechet_distance
 from experiments.tables import markdown
 
 
@@ -53,9 +53,7 @@ def judge_images(network: Classifier, pixels: Tensor, name: str, real: FeatureSt
     prediction = predict(network, ArrayImages(pixels))
     frechet = None
     if real is not None and len(pixels) > 1:
-        statistics = FeatureStatistics(real.width)
-        statistics.update(prediction.features)
-        frechet = frechet_distance(statistics, real)
+        frechet = frechet_distance(_statistics(prediction), real)
     return Judgement(
         name=name,
         images=len(pixels),
@@ -76,6 +74,11 @@ def real_statistics(config: JudgeConfig, network: Classifier) -> tuple[FeatureSt
         f"Fréchet: distance of the set to the {statistics.count} test digits of {data_name(config.data)} in the "
         f"features of {Path(config.classifier).stem}; compare sets of one size only."
     )
+
+
+def image_statistics(network: Classifier, images: Images) -> FeatureStatistics:
+    """The statistics of a set of images, as `open_images` gives it, in the features of `network`."""
+    return _statistics(predict(network, images))
 
 
 def read_folders(root: Path, resolution: int) -> tuple[dict[str, Tensor], int]:
@@ -107,3 +110,9 @@ def table(rows: Sequence[Judgement], record: Mapping[str, Any]) -> list[list[str
     real = ["real test digits", str(record["test_images"]), f"{record['test_confident']:.1%}",
             f"{record['test_confidence']:.3f}"]  # fmt: skip
     return [head, *cells, real + [""] * (len(head) - len(real))]
+
+
+def _statistics(prediction: Prediction) -> FeatureStatistics:
+    statistics = FeatureStatistics(prediction.features.shape[1])
+    statistics.update(prediction.features)
+    return statistics

@@ -8,11 +8,11 @@ import torch
 from scipy.linalg import sqrtm
 
 from configs import InputError
-from experiments.classifier import Classifier, ClassifierConfig, load
+from experiments.classifier import load
 from experiments.data import open_images
-from experiments.frechet import FeatureStatistics, frechet_distance, image_statistics, sample_statistics
-from experiments.images import save_png, to_uint8
-from experiments.judge import JudgeConfig, judge, judge_images
+from experiments.frechet import FeatureStatistics, frechet_distance
+from experiments.images import save_png
+from experiments.judge import JudgeConfig, image_statistics, judge, judge_images
 
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist.npz"
 
@@ -37,12 +37,6 @@ def with_moments(mean: np.ndarray, cov: np.ndarray, count: int = 50) -> FeatureS
     x -= x.mean(0)
     white = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
     return statistics(white @ np.linalg.cholesky(cov).T + mean)
-
-
-@pytest.fixture
-def network() -> Classifier:
-    torch.manual_seed(0)
-    return Classifier(ClassifierConfig()).eval()
 
 
 # --- the statistics
@@ -149,29 +143,6 @@ def test_what_has_no_distance_is_refused():
 
 
 # --- of images
-
-
-def test_samples_are_measured_as_the_images_they_are_saved_as(network, tmp_path):
-    samples = 2.4 * torch.rand(20, 1, 32, 32) - 1.2  # beyond [-1, 1], too
-    for index, image in enumerate(to_uint8(samples)):
-        save_png(image, tmp_path / f"{index:03d}.png")
-    direct = sample_statistics(network, samples)
-    saved = image_statistics(network, open_images(str(tmp_path), "test", 1, 32))
-    assert np.array_equal(direct.mean, saved.mean)
-    assert np.array_equal(direct.cov, saved.cov)
-
-
-@pytest.mark.parametrize(
-    ("samples", "sentence"),
-    [
-        (torch.zeros(2, 3, 32, 32), r"must be \(N, 1, 32, 32\) with N > 0, not \(2, 3, 32, 32\)"),
-        (torch.zeros(0, 1, 32, 32), r"not \(0, 1, 32, 32\)"),
-        (torch.full((2, 1, 32, 32), torch.nan), "must be finite"),
-    ],
-)
-def test_samples_that_are_no_images_are_refused(network, samples, sentence):
-    with pytest.raises(InputError, match=sentence):
-        sample_statistics(network, samples)
 
 
 def test_the_judge_tells_the_distance_to_the_real_digits_it_is_given(tmp_path):
