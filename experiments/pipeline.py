@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,19 @@ from torch import Tensor
 
 import configs
 import models
-from caching import AdaptivePolicy, Cached, Fitted, PassCosts, Reuse, cached_denoiser, pass_costs
+from caching import Cached, Fitted, PassCosts, cached_denoiser, pass_costs
 from configs import InputError
+from experiments.engine import Engine, EngineConfig
 from experiments.grid import Strategy
 from experiments.model import model_config
-from models import ClassEmbedder, FastUNet, Parts, SplitUNet, TextEncoder, UNet
+from models import ClassEmbedder, Parts, TextEncoder
 from samplers import ConditionalDenoiser, Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, guide
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class PipelineConfig:
+class PipelineConfig(EngineConfig):
     """What images are made of, besides their seeds."""
 
     labels: list[int] | None = None  # class-conditional models: image i takes its turn; null: drawn from its seed
@@ -35,21 +35,12 @@ class PipelineConfig:
     height: int | None = None  # pixels; null: as trained
     width: int | None = None
     precision: str = "fp32"  # of weights and network evaluations: fp32 | bf16 | fp16; the sampler's state stays fp32
-    engine: str = "fast"  # fast: transformed so as to compute the same numbers sooner (models/fast.py); plain: as it is
-    # What a partial pass computes from the cached feature alone is stored in its place. null: with reuse, where it
-    # changes nothing; true: also where features are forecast, which then forecasts these parts, another approximation.
-    split: bool | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         configs.one_of(self.precision, PRECISIONS, "precision")
-        configs.one_of(self.engine, ENGINES, "engine")
-        if self.split and self.engine == "plain":
-            raise InputError("the plain engine splits nothing; leave split out, or take engine=fast")
         if self.prompt is not None and self.prompts is not None:
             raise InputError("give either prompt or prompts, not both")
-
-
-ENGINES = ("fast", "plain")
 
 
 class Pipeline:
@@ -60,9 +51,9 @@ class Pipeline:
 
     def __init__(self, parts: Parts, config: PipelineConfig, num_timesteps: int = 1000) -> None:
         self.parts, self.config = parts, config
-        # The layout that convolutions are fastest in; every feature follows it.
-        plain = parts.unet.to(memory_format=torch.channels_last)
-        self.unet: UNet = plain if config.engine == "plain" else FastUNet(plain, num_timesteps)
+        self.engine = Engine(config, parts.unet, num_timesteps)
+        self.unet = self.engine.unet
+        self.first_stage = parts.first_stage and self.engine.layers(parts.first_stage)
         self.conditioner = parts.conditioner
         self.device = next(self.unet.parameters()).device
         self.dtype = PRECISIONS[config.precision]
@@ -86,7 +77,8 @@ class Pipeline:
     def cached(self, strategy: Strategy) -> list[Cached]:
         """The U-Net under `strategy`; twice, with a store each, where guidance makes two calls.
 
-        Raises InputError where weights were fitted to features that the unconditional half does not make.
+        Raises InputError where weights were fitted to features that the unconditional half does not make, and as
+        Engine.network.
         """
         guidance = self.guidance(strategy)
         if guidance.is_partial and isinstance(strategy.forecaster, Fitted):
@@ -94,24 +86,13 @@ class Pipeline:
                              "guidance.every, or take another forecaster")  # fmt: skip
         calls = guidance.num_calls
         rows = 2 if self.is_guided and calls == 1 else 1
-        unet = self._split_unet if self.splits(strategy) else self.unet
+        unet = self.engine.network(strategy)
         return [cached_denoiser(unet, strategy.policy, strategy.forecaster, rows) for _ in range(calls)]
 
-    def splits(self, strategy: Strategy) -> bool:
-        """Are the features that are kept under `strategy` the parts of split convolutions?"""
-        if self.config.engine == "plain" or isinstance(strategy.policy, AdaptivePolicy):
-            return False
-        wanted = self.config.split
-        return isinstance(strategy.forecaster, Reuse) if wanted is None else wanted
-
     def costs(self, strategy: Strategy | None = None) -> PassCosts:
-        """What passes at this size cost: under `strategy`, as it runs them; None is as the paper does."""
+        """What passes at this size cost: under `strategy`, as the engine runs them; None is as the paper does."""
         costs = pass_costs(self.unet.config, self.shape[1:], self.context_length)
-        return costs.split if strategy and self.splits(strategy) else costs
-
-    @cached_property
-    def _split_unet(self) -> SplitUNet:
-        return SplitUNet(self.unet)
+        return costs.split if strategy and self.engine.splits(strategy) else costs
 
     def noise(self, seeds: Sequence[int]) -> ImageNoise:
         return ImageNoise(seeds, self.shape, self.device)
@@ -163,14 +144,14 @@ class Pipeline:
 
     def decode(self, x: Tensor) -> Tensor:
         """Final states (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], on the CPU."""
-        first_stage = self.parts.first_stage
+        first_stage = self.first_stage
         if first_stage is None:
             return x.float().cpu()
         # One by one: a decoder's features at full resolution are the largest tensors of the whole pipeline.
         return torch.cat([first_stage.decode(latent[None].to(self.dtype)).float().cpu() for latent in x])
 
     def _latent_shape(self) -> tuple[int, int, int]:
-        network, first_stage = self.unet.config, self.parts.first_stage
+        network, first_stage = self.unet.config, self.first_stage
         factor = first_stage.config.downsampling if first_stage else 1
         multiple = factor * 2 ** (network.num_levels - 1)
         sides = []

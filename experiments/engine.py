@@ -1,0 +1,93 @@
+"""How the networks of a pipeline run: as they are, or transformed to compute the same numbers sooner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+import configs
+from caching import AdaptivePolicy, Reuse
+from configs import InputError
+from experiments.grid import Strategy
+from models import FastUNet, SplitUNet, UNet
+from models.kernels import optimise
+from models.programs import Programs, compile_passes
+
+Network = TypeVar("Network", bound=nn.Module)
+
+ENGINES = ("fast", "plain")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What changes the speed of a run, and nothing else (but for `split: true`)."""
+
+    engine: str = "fast"  # fast: transformed to compute the same numbers sooner; plain: the networks as they are
+    # What a partial pass computes from the cached feature alone is stored in its place. null: with reuse, where it
+    # changes nothing; true: also where features are forecast, which then forecasts these parts: another approximation.
+    split: bool | None = None
+    compile: bool = False  # one compiled program per depth (models/programs.py); compiling takes minutes, once
+
+    def __post_init__(self) -> None:
+        configs.one_of(self.engine, ENGINES, "engine")
+        if self.split and self.engine == "plain":
+            raise InputError("the plain engine splits nothing; leave split out, or take engine=fast")
+
+
+class Engine:
+    """The U-Net as strategies run it. All that it hands out share one set of parameters.
+
+    num_timesteps: that the network was trained on.
+    """
+
+    def __init__(self, config: EngineConfig, unet: UNet, num_timesteps: int = 1000) -> None:
+        self.config = config
+        self._programs: list[Programs] = []
+        # The layout that convolutions are fastest in; every feature follows it.
+        unet = unet.to(memory_format=torch.channels_last)
+        self.unet: UNet = unet if config.engine == "plain" else self.layers(FastUNet(unet, num_timesteps))
+        self._compile(self.unet)
+
+    def layers(self, network: Network) -> Network:
+        """Any network on the engine's layers."""
+        return network if self.config.engine == "plain" else optimise(network)
+
+    def network(self, strategy: Strategy) -> UNet:
+        """What runs under `strategy`.
+
+        Raises InputError for a policy that decides in the middle of passes that are to be compiled whole.
+        """
+        if self.config.compile and isinstance(strategy.policy, AdaptivePolicy):
+            raise InputError("compile=true compiles whole passes, and adaptive policies decide in the middle of them; "
+                             "leave compile out, or take a policy that decides beforehand")  # fmt: skip
+        return self._split if self.splits(strategy) else self.unet
+
+    def splits(self, strategy: Strategy) -> bool:
+        """Are the features that are kept under `strategy` the parts of split convolutions?"""
+        if self.config.engine == "plain" or isinstance(strategy.policy, AdaptivePolicy):
+            return False
+        return isinstance(strategy.forecaster, Reuse) if self.config.split is None else self.config.split
+
+    def describe(self, strategy: Strategy) -> str:
+        """In words: "plain", "fast", "fast, split, compiled"."""
+        words = [self.config.engine, *["split"] * self.splits(strategy), *["compiled"] * self.config.compile]
+        return ", ".join(words)
+
+    @property
+    def compile_seconds(self) -> float:
+        """Spent on compiling so far."""
+        return sum(programs.seconds for programs in self._programs)
+
+    @cached_property
+    def _split(self) -> SplitUNet:
+        split = SplitUNet(self.unet)
+        self._compile(split)
+        return split
+
+    def _compile(self, network: UNet) -> None:
+        if self.config.compile:
+            self._programs.append(compile_passes(network))
