@@ -13,6 +13,8 @@ from experiments.benchmark.variants import LAYOUTS, Variant
 from experiments.benchmark.workload import Task, Workload
 from models import UNet
 from models.fast import FastUNet, SplitUNet
+from models.kernels import optimise
+from models.programs import compile_passes
 from samplers import ConditionalDenoiser, guide
 
 PASSES = 10_000  # that a denoiser makes before it begins anew
@@ -31,6 +33,7 @@ class Plain:
         self.work, self.variant = work, variant
         network = work.network().to(work.device, variant.dtype, memory_format=LAYOUTS[variant.layout])
         self.unet = self.transform(network)
+        self.row_cond = in_dtype(work.row_cond, variant.dtype)
         self.cond = in_dtype(work.cond, variant.dtype)
         self.uncond = in_dtype(work.uncond, variant.dtype)
         self._denoisers: dict[Task, CachedDenoiser] = {}
@@ -64,13 +67,13 @@ class Plain:
     def one_pass(self, task: Task) -> Tensor:
         x = self.work.x.to(self.variant.dtype)
         if task.branch is None:
-            return self.unet(x, self.work.t, self.cond)[0]
+            return self.unet(x, self.work.t, self.row_cond)[0]
         denoiser = self._denoisers.get(task)
         if denoiser is None or denoiser.evaluations == PASSES:
             denoiser = self._denoisers[task] = CachedDenoiser(self.unet, FullOnce(task.branch), Reuse())
             denoiser.begin(PASSES)
-            denoiser(x, self.work.t, self.cond)
-        return denoiser(x, self.work.t, self.cond)
+            denoiser(x, self.work.t, self.row_cond)
+        return denoiser(x, self.work.t, self.row_cond)
 
     def sample(self, task: Task) -> Tensor:
         """One trajectory of every image -> the final states (B, C, H, W)."""
@@ -95,6 +98,18 @@ class Split(Plain):
 
     def transform(self, network: UNet) -> UNet:
         return super().transform(SplitUNet(FastUNet(network, self.work.model.diffusion.num_timesteps)))
+
+
+class Fast(Plain):
+    """All of it, on the layers of models/kernels.py; compiled: every depth as a program of its own."""
+
+    splits: ClassVar[bool] = True
+
+    def transform(self, network: UNet) -> UNet:
+        fast = SplitUNet(optimise(FastUNet(network, self.work.model.diffusion.num_timesteps)))
+        if self.variant.compiled:
+            compile_passes(fast)
+        return fast
 
 
 class FullOnce:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments.benchmark import clock
 from experiments.benchmark.attainable import peaks
 from experiments.benchmark.clock import Timing
-from experiments.benchmark.engines import Constants, Plain, Split, Unavailable
+from experiments.benchmark.engines import Constants, Fast, Plain, Split, Unavailable
 from experiments.benchmark.peers import DeepCache, Diffusers
 from experiments.benchmark.records import Record
 from experiments.benchmark.settings import Case
@@ -30,6 +30,7 @@ CLASSES: dict[str, type] = {
     "plain": Plain,
     "constants": Constants,
     "split": Split,
+    "fast": Fast,
     "diffusers": Diffusers,
     "deepcache": DeepCache,
 }
@@ -147,7 +148,7 @@ def about(work: Workload) -> Record:
     packages = ("torch", "diffusers", "DeepCache", "transformers")
     return {
         "run": case.run, "model": work.run.model, "checkpoint": case.checkpoint, "input": list(work.shape),
-        "batch": work.batch, "steps": len(work.sampler.table), "sampler": work.sampler.config.name,
+        "batch": work.batch, "rows": work.rows, "steps": len(work.sampler.table), "sampler": work.sampler.config.name,
         "guidance": work.scale, "device": work.device.type, "hardware": hardware(work.device),
         "threads": case.threads if work.device.type == "cpu" else None,
         "versions": {"python": platform.python_version(), **_versions(packages)},

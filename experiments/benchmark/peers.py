@@ -36,6 +36,7 @@ class Diffusers:
         self.unet = nn.Module.to(network, work.device, variant.dtype, memory_format=LAYOUTS[variant.layout])
         if variant.compiled:
             self.compile()
+        self.row_cond = in_dtype(work.row_cond, variant.dtype)
         self.cond = in_dtype(work.cond, variant.dtype)
         self.uncond = in_dtype(work.uncond, variant.dtype)
 
@@ -53,7 +54,7 @@ class Diffusers:
             raise Unavailable("diffusers has no partial passes")
         if task.interval is not None:
             return lambda: self.sample(task)
-        return lambda: self.evaluate(self.work.x.to(self.variant.dtype), self.work.t, self.cond).float()
+        return lambda: self.evaluate(self.work.x.to(self.variant.dtype), self.work.t, self.row_cond).float()
 
     def compile(self) -> None:
         """By torch.compile, as a whole."""
@@ -111,13 +112,13 @@ class DeepCache(Diffusers):
         self.helper.pipe.scheduler.timesteps = [t]
         if task.branch is None or not self._holds_passes:
             self._set(interval=1, branch=task.branch or 0)
-            eps = self.evaluate(x, t, self.cond)
+            eps = self.evaluate(x, t, self.row_cond)
             self._holds_passes = True
             if task.branch is None:
                 return eps
         self._set(interval=2, branch=task.branch)
         self.helper.start_timestep = -1  # so that the only call is the second of two
-        return self.evaluate(x, t, self.cond)
+        return self.evaluate(x, t, self.row_cond)
 
     def sample(self, task: Task) -> Tensor:
         self._begin(task)

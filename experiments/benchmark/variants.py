@@ -15,7 +15,8 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 ENGINES = {
     "plain": "channels_last",  # our U-Net as it is
     "constants": "channels_last",  # with the constants of a run computed once
-    "split": "channels_last",  # and with the cached half of the first up-block's convolution
+    "split": "channels_last",  # and the cached half of concat convolutions once per refresh
+    "fast": "channels_last",  # and on faster layers: what scripts/sample.py runs
     "diffusers": "contiguous",  # UNet2DModel or UNet2DConditionModel, as its pipelines load it
     "deepcache": "contiguous",  # the same under the package DeepCache
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -62,7 +63,8 @@ class Workload:
 
     def __str__(self) -> str:
         channels, height, width = self.shape
-        return f"{self.case.run}, {channels}x{height}x{width}, batch {self.batch}, {self.device.type}"
+        rows = f" ({self.rows} rows)" if self.rows != self.batch else ""
+        return f"{Path(self.case.run).stem}, {channels}x{height}x{width}, batch {self.batch}{rows}, {self.device.type}"
 
     def network(self) -> UNet:
         """With the case's weights in fp32, on the CPU."""
@@ -74,21 +76,33 @@ class Workload:
         passes = [Task(), *(Task(branch) for branch in self.branches)]
         return passes, [Task(None if n == 1 else self.branches[0], n) for n in self.case.intervals]
 
-    # Inputs of one pass.
+    # Inputs of a single pass: of as many rows as the passes of a trajectory have.
+
+    @property
+    def rows(self) -> int:
+        """Of the network's batch: two per image where both halves of guidance are computed at once."""
+        return self.batch * (1 if self.scale == 1 else 2)
 
     @cached_property
     def x(self) -> Tensor:
-        """(B, C, H, W)"""
-        return self._randn(0, self.batch, *self.shape)
+        """(rows, C, H, W)"""
+        return self._randn(0, self.rows, *self.shape)
 
     @cached_property
     def t(self) -> Tensor:
-        """(B,)"""
-        return torch.full((self.batch,), TIMESTEP, device=self.device)
+        """(rows,)"""
+        return torch.full((self.rows,), TIMESTEP, device=self.device)
+
+    @cached_property
+    def row_cond(self) -> Tensor | None:
+        """Context (rows, L, D), or labels (rows,), or None, as the network needs."""
+        return self.cond if self.scale == 1 else torch.cat([self.uncond, self.cond])
+
+    # Inputs of a trajectory.
 
     @cached_property
     def cond(self) -> Tensor | None:
-        """Context (B, L, D), or labels (B,), or None, as the network needs."""
+        """Context (B, L, D), or labels (B,), or None."""
         return self._cond(1)
 
     @cached_property
@@ -104,11 +118,6 @@ class Workload:
         """Of guidance; 1 is none."""
         return self.run.guidance.scale
 
-    @property
-    def rows(self) -> int:
-        """Of the network's batch during a trajectory."""
-        return self.batch * (1 if self.scale == 1 else 2)
-
     def policy(self, task: Task) -> Uniform:
         """Of a trajectory: full passes are laid over the sampler's steps, as in the released code."""
         return Uniform(task.interval, task.branch or 0, horizon=len(self.sampler.table))
@@ -123,7 +132,7 @@ class Workload:
         """Of the whole batch, attention products included. split: of a network whose concat convolutions are split."""
         costs = self.costs.split if split else self.costs
         if task.interval is None:
-            return self.batch * costs.of(task.branch).total
+            return self.rows * costs.of(task.branch).total
         plan = self.policy(task).plan(self.sampler.num_evals)
         return self.rows * sum(costs.of(depth).total for depth in plan)
 
