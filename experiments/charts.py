@@ -44,7 +44,7 @@ def heat_maps(maps: Sequence[HeatMap], axes: tuple[str, str], measure: Measure) 
     columns, across, down = (1 if len(maps[0].x) > 6 else 3), len(maps[0].x), len(maps[0].y)
     columns = min(columns, len(maps))
     rows = math.ceil(len(maps) / columns)
-    width = columns * (0.62 * across + 1.0) + 1.2
+    width = columns * (0.62 * across + 0.9 + 0.07 * max(map(len, maps[0].y))) + 1.3
     figure = Figure(figsize=(width, rows * (0.46 * down + 1.0) + 0.2), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     values = [value for each in maps for value, _ in each.cells.values() if value is not None and math.isfinite(value)]
@@ -69,8 +69,8 @@ def _heat_map(panel: Axes, each: HeatMap, norm: Normalize, colours: Any) -> Any:
     for (i, j), value in np.ndenumerate(array):
         ink = "white" if np.isfinite(value) and _luminance(colours(norm(value))) < 0.18 else "black"
         panel.text(j, i, found[i][j][1], ha="center", va="center", fontsize=8, color=ink)
-    is_short = max(map(len, each.x)) <= 6
-    panel.set_xticks(range(len(each.x)), each.x, rotation=0 if is_short else 30, ha="center" if is_short else "right")
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, each.x)) > 6 else {}
+    panel.set_xticks(range(len(each.x)), each.x, **slanted)
     panel.set_yticks(range(len(each.y)), each.y)
     panel.tick_params(length=0, labelsize=8)
     for spine in panel.spines.values():
@@ -125,7 +125,7 @@ def trade_offs(
     axes: those of the grid, with their values.
     """
     style = Style.of(axes)
-    colours, markers = _colours(axes.get(style.colour or "", ())), _markers(axes.get(style.marker or "", ()))
+    colours, markers = _colours(_values(marks, axes, style.colour)), _markers(_values(marks, axes, style.marker))
     figure = Figure(figsize=(4.7 * len(costs) + 2.2, 4.3), layout="constrained")
     panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
     scaled = [(np.multiply(mark.costs, [cost.scale for cost in costs]), mark.quality * quality.scale) for mark in marks]
@@ -184,6 +184,11 @@ def _front(points: Sequence[tuple[float, float]], lower_is_better: bool) -> list
         if not front or sign * quality > sign * front[-1][1]:
             front.append((x, quality))
     return front
+
+
+def _values(marks: Sequence[Mark], axes: Mapping[str, Sequence[str]], axis: str | None) -> list[str]:
+    """The values of an axis that occur, in its order."""
+    return [value for value in axes[axis] if any(mark.at[axis] == value for mark in marks)] if axis else []
 
 
 def _colours(values: Sequence[str]) -> dict[str, Any]:

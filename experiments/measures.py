@@ -37,26 +37,28 @@ MEASURES = {
     "frechet": Measure("Fréchet distance to real images", "Fréchet", ".4g", lower_is_better=True),
     "fid": Measure("FID", "FID", ".2f", lower_is_better=True),
     "sfid": Measure("sFID", "sFID", ".2f", lower_is_better=True),
-    "kid": Measure("KID", "KID", ".3g", lower_is_better=True),
     "inception_score": Measure("Inception Score", "IS", ".2f"),
     "precision": Measure("precision", "precision", ".3f"),
     "recall": Measure("recall", "recall", ".3f"),
+    "clip_score": Measure("CLIP score", "CLIP", ".2f"),
 }
 
 
 def measured(result: Result, uncached: Result | None) -> dict[str, float]:
     """Every figure of a result, with those that follow from it and from its uncached row.
 
-    macs_per_image counts both calls of guided sampling; seconds_per_image is of the sampling loop alone.
+    macs_per_image counts both calls of guided sampling. seconds_per_image and measured_speedup follow from
+    images_per_second: of one process, decoding included, the median batch.
     """
     values = dict(result.metrics)
     if "macs" in values:
         guided = 2 if result.config["guidance"]["scale"] != 1 else 1
         values["macs_per_image"] = values["macs"] * sum(result.calls.values()) * guided
-    if "images_per_second" in values:
-        values["seconds_per_image"] = 1 / values["images_per_second"]
-    if uncached and "seconds" in values and "seconds" in uncached.metrics:
-        values["measured_speedup"] = uncached.metrics["seconds"] / values["seconds"]
+    speed = values.get("images_per_second")
+    if speed:
+        values["seconds_per_image"] = 1 / speed
+        if uncached and "images_per_second" in uncached.metrics:
+            values["measured_speedup"] = speed / uncached.metrics["images_per_second"]
     return values
 
 

@@ -34,7 +34,9 @@ class SweepConfig(SampleConfig):
     title: str = "Sweep"
     # What the report is about: the first is drawn against cost and time, all are drawn as heat maps.
     metrics: list[str] = field(default_factory=lambda: ["psnr_mean", "theoretical_speedup"])
-    data: str | None = None  # real images, for distances to them: mnist, a folder, …
+    data: str | None = None  # real images or their statistics, for distances to them: mnist, FILE.npz, a folder …
+    inception: str | None = None  # the weights of FID's network; null: where they are, or their download
+    clip: str | None = None  # the network of CLIP scores
     out: str = "outputs/sweeps/sweep"
     only_render: bool = False  # runs nothing: the report of what there is
 
@@ -67,7 +69,9 @@ def run(config: SweepConfig) -> Outcome:
     if not config.only_render:
         wanted = list(combinations(config))
         world.first(lambda: plan(config, wanted).save(out))
-        execute([each.row for each in wanted if each.row], out, judges=Judges(config.data))
+        execute(
+            [each.row for each in wanted if each.row], out, judges=Judges(config.data, config.inception, config.clip)
+        )
     return world.first(lambda: render(out))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -109,8 +109,10 @@ class SweepReport:
 
     @cached_property
     def measures(self) -> list[str]:
-        """What there is to show of each row."""
-        return present([row.figures for row in self.finished])
+        """What there is to show of each row. MACs per image say nothing new where all make as many calls."""
+        names = present([row.figures for row in self.finished])
+        calls = {sum(row.result.calls.values()) for row in self.finished}
+        return [name for name in names if name != "macs_per_image" or len(calls) > 1]
 
     @property
     def header(self) -> list[str]:
@@ -139,7 +141,7 @@ class SweepReport:
             yield from self._maps()
             yield from self._trade_off()
             yield from self._images()
-            notes = dict.fromkeys(note for row in self.finished for note in row.result.notes)
+            notes = dict.fromkeys(note for row in self.finished for note in (*row.result.settings, *row.result.notes))
             yield Section("All rows")
             yield Table(self.header, self.rows, LEGEND, [*notes])
         if self.failures or self.plan.left_out:
@@ -165,7 +167,7 @@ class SweepReport:
 
     def _maps(self) -> Iterator[Block]:
         axes = _map_axes(self.plan.axes)
-        wanted = [name for name in self.plan.metrics if name in self.measures]
+        wanted = [name for name in self.plan.metrics if any(name in row.figures for row in self.finished)]
         if axes is None or not wanted:
             return
         x, y = axes
@@ -181,36 +183,38 @@ class SweepReport:
     def _panels(self, x: str, y: str, name: str) -> list[HeatMap]:
         """One map over x and y for every combination of the other axes."""
         others = {axis: values for axis, values in self.plan.axes.items() if axis not in (x, y)}
-        cells = {
-            tuple(point.at.items()): ("failed" if point.name in self.failures else "") for point in self.plan.points
-        }
-        found: dict[Any, tuple[float | None, str]] = {at: (None, text) for at, text in cells.items()}
-        for point, _, figures in self.finished:
-            found[tuple(point.at.items())] = _cell(name, figures)
+        found = self._found(name)
         panels = []
         for values in product(*others.values()):
             fixed = dict(zip(others, values, strict=True))
-            at = {(b, a): tuple({axis: {x: a, y: b, **fixed}[axis] for axis in self.plan.axes}.items())
-                  for a in self.plan.axes[x] for b in self.plan.axes[y]}  # fmt: skip
             title = ", ".join(f"{axis} {value}" for axis, value in fixed.items())
-            panels.append(HeatMap(title, self.plan.axes[x], self.plan.axes[y],
-                                  {where: found.get(key, (None, "")) for where, key in at.items()}))  # fmt: skip
+            where = list(product(self.plan.axes[y], self.plan.axes[x]))
+            cells = {(b, a): found[frozenset({**fixed, x: a, y: b}.items())] for b, a in where}
+            panels.append(HeatMap(title, self.plan.axes[x], self.plan.axes[y], cells))
         return panels
+
+    def _found(self, name: str) -> dict[frozenset[tuple[str, str]], tuple[float | None, str]]:
+        """A measure everywhere in the grid, with its text; of rows without figures what became of them."""
+        cells: list[tuple[Point, tuple[float | None, str]]] = [
+            (point, (None, "\u2013")) for point in self.plan.left_out
+        ]
+        cells += [(point, (None, "failed" if point.name in self.failures else "")) for point in self.plan.points]
+        cells += [(row.point, _cell(name, row.figures)) for row in self.finished]
+        return {frozenset(point.at.items()): cell for point, cell in cells}
 
     def _trade_off(self) -> Iterator[Block]:
         name = self.plan.metrics[0]
         marks = [
             Mark(tuple(figures[cost] for cost in COSTS), figures[name], point.at)
             for point, _, figures in self.finished
-            if name in figures
+            if {name, *COSTS} <= figures.keys()
         ]
         if not marks:
             return
         yield Section("Quality against cost and time")
         costs = [MEASURES[cost] for cost in COSTS]
-        caption = (
-            f"MACs are counted as in the paper. Time is of the sampling loop alone, on {self._versions()['device']}."
-        )
+        device = self._versions()["device"]
+        caption = f"MACs are counted as in the paper. Time is of one process on {device}, as in the table below."
         yield Picture(trade_offs(marks, costs, MEASURES[name], self.plan.axes), caption)
 
     def _images(self) -> Iterator[Block]:
@@ -239,8 +243,9 @@ class SweepReport:
 
 
 LEGEND = (
-    "calls: network calls per image, full / partial (/ null). theory: speed-up if time followed MACs. measured: of the "
-    "sampling loop. PSNR (dB) and SSIM are to the uncached images of the same seeds. A click on a column's name sorts."
+    "calls: network calls per image, full / partial (/ null). theory: speed-up if time followed MACs. ms per image, "
+    "measured: of one process, decoding included, the median batch. PSNR (dB), SSIM: to the uncached images of the "
+    "same seeds. A click on a column's name sorts."
 )
 
 

@@ -198,6 +198,8 @@ def test_identical_images_are_marked(swept):
     report.finished[0] = row._replace(figures=figures)
     (panel,) = report._panels("policy.branch", "policy.interval", "psnr_mean")
     assert panel.cells["2", "0"] == (None, "=")
+    assert panel.cells["3", "2"][0] > 10
+    assert any("every image equals its uncached one" in getattr(block, "caption", "") for block in report.blocks())
 
 
 @pytest.mark.parametrize("sweep", sorted((configs.FOLDER / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
@@ -214,6 +216,7 @@ def script(launcher: list[str], arguments: list[str]) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_two_processes_share_every_row_and_make_the_same_files(swept, tmp_path):
     sweep = tmp_path / "small.yaml"
     settings = load_sweep_plan(swept).config | {"out": str(tmp_path / "shared"), "batch_size": 1}
