@@ -15,7 +15,7 @@ from configs import InputError
 from experiments.grid import Strategy
 from models import FastUNet, SplitUNet, UNet
 from models.kernels import optimise
-from models.programs import Programs, compile_passes
+from models.programs import compile_passes
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -46,7 +46,6 @@ class Engine:
 
     def __init__(self, config: EngineConfig, unet: UNet, num_timesteps: int = 1000) -> None:
         self.config = config
-        self._programs: list[Programs] = []
         # The layout that convolutions are fastest in; every feature follows it.
         unet = unet.to(memory_format=torch.channels_last)
         self.unet: UNet = unet if config.engine == "plain" else self.layers(FastUNet(unet, num_timesteps))
@@ -72,16 +71,6 @@ class Engine:
             return False
         return isinstance(strategy.forecaster, Reuse) if self.config.split is None else self.config.split
 
-    def describe(self, strategy: Strategy) -> str:
-        """In words: "plain", "fast", "fast, split, compiled"."""
-        words = [self.config.engine, *["split"] * self.splits(strategy), *["compiled"] * self.config.compile]
-        return ", ".join(words)
-
-    @property
-    def compile_seconds(self) -> float:
-        """Spent on compiling so far."""
-        return sum(programs.seconds for programs in self._programs)
-
     @cached_property
     def _split(self) -> SplitUNet:
         split = SplitUNet(self.unet)
@@ -90,4 +79,4 @@ class Engine:
 
     def _compile(self, network: UNet) -> None:
         if self.config.compile:
-            self._programs.append(compile_passes(network))
+            compile_passes(network)

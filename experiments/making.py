@@ -106,6 +106,7 @@ def environment(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "device": f"{device.type} ({name})",
         "precision": pipeline.config.precision,
+        "engine": "compiled " * pipeline.config.compile + pipeline.config.engine,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -14,6 +14,7 @@ from torch import Tensor
 from caching import NULL, Cached, Plan
 from experiments.grid import Strategy
 from experiments.pipeline import Pipeline
+from models import SplitUNet
 from samplers import GuidanceConfig, GuidancePlan, Sampler, uncond_evals
 
 
@@ -33,6 +34,11 @@ class Run:
     guidance: GuidanceConfig | None = None  # None: the pipeline's
     guidance_plan: GuidancePlan = ()  # where some evaluations are not guided in full
     seconds: float = 0.0  # in the sampling loop alone, device synchronised: no loading, decoding or writing
+
+    @property
+    def splits(self) -> bool:
+        """Are the parts of split convolutions what it stores?"""
+        return isinstance(self.cached[0].unet, SplitUNet)
 
     @property
     def traces(self) -> list[Plan]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from caching import Macs, PassCosts, Plan, pass_costs
+from caching import NULL, Macs, PassCosts, Plan
 from experiments.blocks import Part
 from experiments.comparison import COLUMNS, save_comparison
 from experiments.making import Job
 from experiments.metrics import Closeness
-from experiments.sampling import shared
+from experiments.sampling import Run, shared
 from experiments.summary import PolicyRow, Summary
 from models import UNet
 from models.files import write_atomically
@@ -76,7 +76,7 @@ def summarise(job: Job, seeds: range, settings: dict[str, Any], paper: Count) ->
         for key, value in record.environment.items():
             environments.setdefault(key, {})[value] = None
     network = job.pipeline.unet
-    costs = pass_costs(network.config, job.pipeline.shape[1:], job.pipeline.context_length)
+    costs = job.pipeline.costs()
     uncached = gathered[job.runs[0].name] if job.compare else None
     return Summary(
         config=settings,
@@ -88,25 +88,35 @@ def summarise(job: Job, seeds: range, settings: dict[str, Any], paper: Count) ->
         conditions=[job.pipeline.describe(seed) for seed in seeds],
         environment={key: _merged(list(values)) for key, values in environments.items()},
         random_weights=network.provenance.source == "random",
-        rows=[_row(run.name, gathered[run.name], uncached, costs, job, paper) for run in job.runs],
+        rows=[_row(run, gathered[run.name], uncached, costs, job, paper) for run in job.runs],
     )
 
 
-def _row(name: str, made: Gathered, uncached: Gathered | None, costs: PassCosts, job: Job, paper: Count) -> PolicyRow:
+def _row(run: Run, made: Gathered, uncached: Gathered | None, costs: PassCosts, job: Job, paper: Count) -> PolicyRow:
     close = Closeness(tuple(made.psnr), tuple(made.ssim)).summary() if made.psnr else {}
     batch_seconds = [sum(times) for times in zip(made.seconds, made.decoding, strict=True)]
     return PolicyRow(
-        name=name,
+        name=run.name,
         traces=shared(made.traces),
         uncond_traces=shared(made.uncond_traces),
         guidance=made.guidance,
         macs=average(costs, made, paper),
-        theoretical_speedup=costs.full.total / average(costs, made, lambda macs: macs.total),
+        theoretical_speedup=_speedup(costs, made),
+        split_speedup=_speedup(costs.split, made) if run.splits and _has_partial_passes(made) else None,
         seconds=sum(made.seconds),
         images_per_second=job.folder.batch_size / median(batch_seconds),
         measured_speedup=median(uncached.seconds) / median(made.seconds) if uncached else None,
         **close,
     )
+
+
+def _speedup(costs: PassCosts, made: Gathered) -> float:
+    """Over full passes at every call, in MACs with attention products."""
+    return costs.full.total / average(costs, made, lambda macs: macs.total)
+
+
+def _has_partial_passes(made: Gathered) -> bool:
+    return any(depth not in (None, NULL) for trace in {*made.traces, *made.uncond_traces} for depth in trace)
 
 
 def average(costs: PassCosts, made: Gathered, count: Count) -> float:

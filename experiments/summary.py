@@ -26,6 +26,7 @@ class PolicyRow:
     images_per_second: float  # of one process: sampling loop and decoding, device synchronised, the median batch
     uncond_traces: list[Plan] = field(default_factory=list)  # where guidance makes two calls: of the unconditional one
     guidance: GuidancePlan = ()  # of every evaluation, where some are not guided in full
+    split_speedup: float | None = None  # theoretical_speedup where the work on cached features alone is done once
     measured_speedup: float | None = None  # ratio of the median times that a batch spends in the sampling loop
     psnr_mean: float | None = None  # dB
     psnr_worst: float | None = None
@@ -38,7 +39,7 @@ class PolicyRow:
             self.name,
             self._calls(self.traces) + (f" + {self._calls(self.uncond_traces)}" if self.guidance else ""),
             f"{self.macs / 1e9:.4g}",
-            f"{self.theoretical_speedup:.2f}x",
+            f"{self.theoretical_speedup:.2f}x" + (f", split {self.split_speedup:.2f}x" if self.split_speedup else ""),
             f"{self.measured_speedup:.2f}x" if self.measured_speedup else "",
             f"{self.seconds:.1f} s",
             f"{self.images_per_second:.3g}",
@@ -98,12 +99,13 @@ class Summary:
             f"{config['num_images']} images of {config['model']}, checkpoint {self.checkpoint['source']}"
             + (f" ({published}, md5 as published)" if published else ""),
             f"{sampler['name']}, {sampler['spacing']} spacing, {self._steps()}",
-            "{device}, {precision}, {threads} threads, torch {torch}".format(**self.environment),
+            "{device}, {precision}, {engine} engine, {threads} threads, torch {torch}".format(**self.environment),
             "",
             *markdown([HEADER, *(row.cells() for row in self.rows)]),
             "",
             "G MACs: per network call, counted as in the DeepCache paper. theory: speed-up if time followed MACs "
-            "(attention included). time: sampling loop alone, all batches.",
+            "(attention included); split: with what a partial pass makes of the cached feature alone counted once per "
+            "refresh, as it ran. time: sampling loop alone, all batches.",
             f"images/s: sampling loop and decoding, without loading and writing, after warm-up; median batch of "
             f"{config['batch_size']}, per process. measured: speed-up of the median batch's sampling loop.",
             "PSNR (dB), SSIM: of each image to the uncached one of its seed; identical where no bit moved.",

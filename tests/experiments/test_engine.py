@@ -1,0 +1,107 @@
+"""Engines: the same images, whatever runs them, and which features are kept under which strategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import configs
+from caching import Adaptive, Lagrange, NoCache, Reuse, Uniform
+from configs import InputError
+from experiments.engine import Engine, EngineConfig
+from experiments.grid import UNCACHED, Strategy
+from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
+from experiments.run import SampleConfig, run
+from models import FastUNet, SplitUNet, UNet, UNetConfig
+from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig
+
+MODEL = """
+network: {resolution: 8, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [0, 1], num_heads: 2,
+  context_dim: 16, timestep_embedding: cos_sin, norm_eps: 1.0e-5, downsample_padding: symmetric}
+first_stage: {channel_mult: [1, 2], latent_channels: 3, codebook_size: 32, channels: 32, num_res_blocks: 1}
+conditioning: {classes: {num_classes: 11, dim: 16, unconditional: 10}}
+"""
+REUSE, FORECAST = Strategy("r", Uniform(3, 1), Reuse()), Strategy("f", Uniform(3, 1), Lagrange(1))
+ADAPTIVE = Strategy("a", Adaptive(), Reuse())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "model.yaml").write_text(MODEL)
+    return str(tmp_path / "model.yaml")
+
+
+def engine(**settings) -> Engine:
+    return Engine(EngineConfig(**settings), UNet(UNetConfig(resolution=8, channels=32, channel_mult=[1])).eval())
+
+
+@torch.inference_mode()
+def images(pipe: Pipeline, strategy: Strategy) -> torch.Tensor:
+    sampler = Sampler(SamplerConfig(steps=6), DiffusionConfig())
+    cached, noise = pipe.cached(strategy), pipe.noise([3, 4])
+    for denoiser in cached:
+        denoiser.begin(sampler.num_evals, sampler.eval_log_snr)
+    *_, last = sampler.sample(pipe.bind(cached, [3, 4]), noise(), noise)
+    return pipe.decode(last.x)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("strategy", [UNCACHED, REUSE, FORECAST, ADAPTIVE], ids=lambda s: s.name)
+def test_the_fast_engine_makes_the_plain_ones_images(model, strategy, calls):
+    guidance = GuidanceConfig(2.0, calls)
+    fast, plain = (
+        images(load_pipeline("random", model, PipelineConfig(engine=name, guidance=guidance)), strategy)
+        for name in ("fast", "plain")
+    )
+    assert torch.allclose(fast, plain, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_features_are_split_where_that_changes_nothing():
+    fast = engine()
+    assert isinstance(fast.network(REUSE), SplitUNet)
+    assert type(fast.network(FORECAST)) is FastUNet
+    assert type(fast.network(ADAPTIVE)) is FastUNet
+
+
+def test_or_where_it_is_asked_for():
+    assert isinstance(engine(split=True).network(FORECAST), SplitUNet)
+    assert type(engine(split=True).network(ADAPTIVE)) is FastUNet
+    assert type(engine(split=False).network(REUSE)) is FastUNet
+    assert type(engine(engine="plain").network(REUSE)) is UNet
+
+
+def test_all_that_an_engine_hands_out_shares_its_parameters():
+    fast = engine()
+    split = fast.network(REUSE)
+    assert split is fast.network(Strategy("", NoCache(), Reuse()))
+    assert {id(p) for p in fast.unet.parameters()} <= {id(p) for p in split.parameters()}
+
+
+def test_what_contradicts_itself_is_refused():
+    with pytest.raises(InputError, match="the plain engine splits nothing"):
+        EngineConfig(engine="plain", split=True)
+    with pytest.raises(InputError, match="did you mean 'fast'"):
+        EngineConfig(engine="fats")
+    with pytest.raises(InputError, match="adaptive policies decide in the middle"):
+        engine(compile=True).network(ADAPTIVE)
+
+
+def test_the_summary_says_what_ran_and_prices_it(model, tmp_path):
+    layer = {
+        "model": model, "checkpoint": "random", "num_images": 1, "batch_size": 1, "device": "cpu",
+        "sampler": {"steps": 4}, "policy": {"name": "uniform", "interval": 4, "branch": 0},
+        "forecaster": {"name": "reuse"},
+    }  # fmt: skip
+    summaries = {
+        name: run(configs.parse(SampleConfig, layer | {"engine": name, "out": str(tmp_path / name)}, where="test"))
+        for name in ("fast", "plain")
+    }
+    _, plain = summaries["plain"].rows
+    uncached, split = summaries["fast"].rows
+    assert (plain.split_speedup, uncached.split_speedup) == (None, None)
+    assert split.macs == plain.macs, "counted as in the paper"
+    assert split.split_speedup > split.theoretical_speedup == plain.theoretical_speedup
+    assert f"{split.theoretical_speedup:.2f}x, split {split.split_speedup:.2f}x" in str(summaries["fast"])
+    assert "fast engine" in str(summaries["fast"])
