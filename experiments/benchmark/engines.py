@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from caching import CachedDenoiser, Plan, Reuse
+from caching import CachedDenoiser, Plan, Policy, Reuse
 from experiments.benchmark.variants import LAYOUTS, Variant
 from experiments.benchmark.workload import Task, Workload
-from models import UNet
-from models.fast import FastUNet, SplitUNet
-from models.kernels import optimise
-from models.programs import compile_passes
+from experiments.engine import Engine, EngineConfig
+from experiments.grid import UNCACHED, Strategy
 from samplers import ConditionalDenoiser, guide
 
 PASSES = 10_000  # that a denoiser makes before it begins anew
@@ -24,15 +21,15 @@ class Unavailable(Exception):  # noqa: N818 - not an error: the output says why 
     """Why a variant cannot be measured here, in words."""
 
 
-class Plain:
-    """Our U-Net as it is."""
-
-    splits: ClassVar[bool] = False  # does it do the cached half of a partial pass's first convolution once?
+class Ours:
+    """Our U-Net under our own engines, as a sampling run has it (experiments/engine.py)."""
 
     def __init__(self, work: Workload, variant: Variant) -> None:
         self.work, self.variant = work, variant
-        network = work.network().to(work.device, variant.dtype, memory_format=LAYOUTS[variant.layout])
-        self.unet = self.transform(network)
+        config = EngineConfig(engine=variant.engine, compile=variant.compiled)
+        network = work.network().to(work.device, variant.dtype)
+        self.engine = Engine(config, network, work.model.diffusion.num_timesteps)
+        self.engine.unet.to(memory_format=LAYOUTS[variant.layout])
         self.row_cond = in_dtype(work.row_cond, variant.dtype)
         self.cond = in_dtype(work.cond, variant.dtype)
         self.uncond = in_dtype(work.uncond, variant.dtype)
@@ -42,20 +39,10 @@ class Plain:
     def prepare() -> None:
         """Loads what is needed, once, before memory is measured. Raises Unavailable where it is not installed."""
 
-    def transform(self, network: UNet) -> UNet:
-        """What runs in the place of the network."""
-        if self.variant.compiled:
-            network.compile()
-        return network
-
-    def call(self, task: Task) -> Callable[[], Tensor]:
-        """What computes `task` -> eps (B, C, H, W) in float32, or the final state of a trajectory.
-
-        Raises Unavailable for a task that this engine has no way to compute.
-        """
-        if task.interval is not None:
-            return lambda: self.sample(task)
-        return lambda: self.one_pass(task).float()
+    @property
+    def splits(self) -> bool:
+        """Do partial passes leave out what they would compute from the cached feature alone?"""
+        return self.engine.splits(UNCACHED)
 
     @property
     def store_bytes(self) -> int:
@@ -64,52 +51,38 @@ class Plain:
         sampling = [nbytes for task, nbytes in stores.items() if task.interval is not None]
         return max(sampling or stores.values(), default=0)
 
+    def call(self, task: Task) -> Callable[[], Tensor]:
+        """What computes `task` -> eps (rows, C, H, W) in float32, or the final states of a trajectory (B, C, H, W).
+
+        Raises Unavailable for a task that this engine has no way to compute.
+        """
+        if task.interval is not None:
+            return lambda: self.sample(task)
+        return lambda: self.one_pass(task).float()
+
     def one_pass(self, task: Task) -> Tensor:
-        x = self.work.x.to(self.variant.dtype)
+        x, t, cond = self.work.x.to(self.variant.dtype), self.work.t, self.row_cond
         if task.branch is None:
-            return self.unet(x, self.work.t, self.row_cond)[0]
+            return self.engine.network(UNCACHED)(x, t, cond)[0]
         denoiser = self._denoisers.get(task)
         if denoiser is None or denoiser.evaluations == PASSES:
-            denoiser = self._denoisers[task] = CachedDenoiser(self.unet, FullOnce(task.branch), Reuse())
+            denoiser = self._denoisers[task] = self._cached(FullOnce(task.branch))
             denoiser.begin(PASSES)
-            denoiser(x, self.work.t, self.row_cond)
-        return denoiser(x, self.work.t, self.row_cond)
+            denoiser(x, t, cond)
+        return denoiser(x, t, cond)
 
     def sample(self, task: Task) -> Tensor:
         """One trajectory of every image -> the final states (B, C, H, W)."""
         if task not in self._denoisers:
-            self._denoisers[task] = CachedDenoiser(self.unet, self.work.policy(task), Reuse())
+            self._denoisers[task] = self._cached(self.work.policy(task))
         denoiser = self._denoisers[task]
         denoiser.begin(self.work.sampler.num_evals, self.work.sampler.eval_log_snr)
         return trajectory(self.work, in_precision(denoiser, self.variant.dtype), self.cond, self.uncond)
 
-
-class Constants(Plain):
-    """With the constants of a run computed once."""
-
-    def transform(self, network: UNet) -> UNet:
-        return super().transform(FastUNet(network, self.work.model.diffusion.num_timesteps))
-
-
-class Split(Plain):
-    """And with the cached half of the concat convolution computed once per refresh."""
-
-    splits: ClassVar[bool] = True
-
-    def transform(self, network: UNet) -> UNet:
-        return super().transform(SplitUNet(FastUNet(network, self.work.model.diffusion.num_timesteps)))
-
-
-class Fast(Plain):
-    """All of it, on the layers of models/kernels.py; compiled: every depth as a program of its own."""
-
-    splits: ClassVar[bool] = True
-
-    def transform(self, network: UNet) -> UNet:
-        fast = SplitUNet(optimise(FastUNet(network, self.work.model.diffusion.num_timesteps)))
-        if self.variant.compiled:
-            compile_passes(fast)
-        return fast
+    def _cached(self, policy: Policy) -> CachedDenoiser:
+        """The paper's caching: of reused features, which is all that others have."""
+        strategy = Strategy("benchmark", policy, Reuse())
+        return CachedDenoiser(self.engine.network(strategy), policy, strategy.forecaster)
 
 
 class FullOnce:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments.benchmark import clock
 from experiments.benchmark.attainable import peaks
 from experiments.benchmark.clock import Timing
-from experiments.benchmark.engines import Constants, Fast, Plain, Split, Unavailable
+from experiments.benchmark.engines import Ours, Unavailable
 from experiments.benchmark.peers import DeepCache, Diffusers
 from experiments.benchmark.records import Record
 from experiments.benchmark.settings import Case
@@ -26,14 +26,7 @@ from experiments.benchmark.variants import Variant
 from experiments.benchmark.workload import Task, Workload
 from experiments.memory import PeakMemory
 
-CLASSES: dict[str, type] = {
-    "plain": Plain,
-    "constants": Constants,
-    "split": Split,
-    "fast": Fast,
-    "diffusers": Diffusers,
-    "deepcache": DeepCache,
-}
+CLASSES = {"plain": Ours, "fast": Ours, "diffusers": Diffusers, "deepcache": DeepCache}  # of the engines
 COMPILED_CALLS = 2  # before a compiled network is as quick as it gets: CUDA graphs are recorded at the second
 
 
@@ -151,6 +144,7 @@ def about(work: Workload) -> Record:
         "batch": work.batch, "rows": work.rows, "steps": len(work.sampler.table), "sampler": work.sampler.config.name,
         "guidance": work.scale, "device": work.device.type, "hardware": hardware(work.device),
         "threads": case.threads if work.device.type == "cpu" else None,
+        "tf32": torch.backends.cudnn.allow_tf32 if work.device.type == "cuda" else None,
         "versions": {"python": platform.python_version(), **_versions(packages)},
     }  # fmt: skip
 

@@ -44,12 +44,12 @@ class Diffusers:
 
     @staticmethod
     def prepare() -> None:
-        """See Plain.prepare."""
+        """See Ours.prepare."""
         package = _package("diffusers")
         _ = package.UNet2DModel, package.UNet2DConditionModel, package.StableDiffusionPipeline  # imported when named
 
     def call(self, task: Task) -> Callable[[], Tensor]:
-        """What computes `task`; see Plain.call."""
+        """What computes `task`; see Ours.call."""
         if task.branch is not None:
             raise Unavailable("diffusers has no partial passes")
         if task.interval is not None:
@@ -94,12 +94,12 @@ class DeepCache(Diffusers):
 
     @staticmethod
     def prepare() -> None:
-        """See Plain.prepare."""
+        """See Ours.prepare."""
         Diffusers.prepare()
         _package("DeepCache")
 
     def call(self, task: Task) -> Callable[[], Tensor]:
-        """See Plain.call."""
+        """See Ours.call."""
         if task.interval is None:
             return lambda: self.one_pass(task).float()
         if self.work.model.conditioning and self.work.model.conditioning.text:

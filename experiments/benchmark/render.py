@@ -47,8 +47,9 @@ def case_table(records: Sequence[Record]) -> str:
 def conditions(record: Record) -> str:
     """What the figures of a case depend on, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    tf32 = ", TF32 convolutions" if record["tf32"] else ""
     threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}, " if record["threads"] else ""
-    return f"{record['hardware']}, {threads}{record['clock']}; {versions}; checkpoint {record['checkpoint']}."
+    return f"{record['hardware']}, {threads}{record['clock']}{tf32}; {versions}; checkpoint {record['checkpoint']}."
 
 
 def baselines(rows: Sequence[Record]) -> list[str]:

@@ -16,12 +16,13 @@ from experiments.benchmark.variants import Variant, parse_variant
 class Case:
     """One network at some batch sizes, under several variants that are measured in turn."""
 
+    title: str = ""  # tells cases of one network, size and batch apart
     run: str = "mnist32"  # NAME in configs/: its model, sampler, guidance and branch; or a YAML file
     checkpoint: str = "random"  # times do not depend on weights; or a file, as for scripts/sample.py
     batch_size: Any = 8  # images; of a list each in turn
     resolution: int | None = None  # side of the network's input; null: the one it was trained at
     branches: list[int] = field(default_factory=list)  # of the partial passes; empty: the run's
-    variants: list[str] = field(default_factory=lambda: ["plain", "plain bf16", "diffusers"])  # first: the measure
+    variants: list[str] = field(default_factory=lambda: ["plain", "fast", "diffusers"])  # first: the measure
     intervals: list[int] = field(default_factory=list)  # N of whole trajectories at the first branch; 1: uncached
     steps: int | None = None  # of these trajectories; null: the run's
     rounds: int = 7

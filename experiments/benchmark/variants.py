@@ -14,9 +14,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 # What runs the network; the classes are in engines.py. The value is the memory format that it runs in by itself.
 ENGINES = {
     "plain": "channels_last",  # our U-Net as it is
-    "constants": "channels_last",  # with the constants of a run computed once
-    "split": "channels_last",  # and the cached half of concat convolutions once per refresh
-    "fast": "channels_last",  # and on faster layers: what scripts/sample.py runs
+    "fast": "channels_last",  # transformed, as scripts/sample.py runs it
     "diffusers": "contiguous",  # UNet2DModel or UNet2DConditionModel, as its pipelines load it
     "deepcache": "contiguous",  # the same under the package DeepCache
 }

@@ -64,7 +64,9 @@ class Workload:
     def __str__(self) -> str:
         channels, height, width = self.shape
         rows = f" ({self.rows} rows)" if self.rows != self.batch else ""
-        return f"{Path(self.case.run).stem}, {channels}x{height}x{width}, batch {self.batch}{rows}, {self.device.type}"
+        words = [Path(self.case.run).stem, f"{channels}x{height}x{width}", f"batch {self.batch}{rows}",
+                 self.device.type, *filter(None, [self.case.title])]  # fmt: skip
+        return ", ".join(words)
 
     def network(self) -> UNet:
         """With the case's weights in fp32, on the CPU."""
