@@ -39,6 +39,14 @@ class Outcome:
     def __str__(self) -> str:
         return "\n".join([*self.table, "", _counted(self.counts), f"the report is {self.page}"])
 
+    @property
+    def failed(self) -> str:
+        """One line about the rows that failed."""
+        name, sentence = next(iter(self.failures.items()))
+        return (
+            f"{len(self.failures)} {'row' if len(self.failures) == 1 else 'rows'} failed; the first, {name}: {sentence}"
+        )
+
 
 class Finished(NamedTuple):
     """A row of the grid that has a result."""

@@ -18,18 +18,15 @@ import sys
 
 from experiments.cli import main
 from experiments.sweep import SweepConfig, run
-from experiments.world import is_first
+from experiments.world import is_first, join
 
 
 def sweep(config: SweepConfig) -> None:
     outcome = run(config)
     if is_first():
-        print(outcome)
+        print(outcome, flush=True)
     if outcome.failures:
-        name, sentence = next(iter(outcome.failures.items()))
-        if is_first():
-            rows = "row" if len(outcome.failures) == 1 else "rows"
-            print(f"{len(outcome.failures)} {rows} failed; the first, {name}: {sentence}", file=sys.stderr)
+        join().say_last(lambda: print(outcome.failed, file=sys.stderr, flush=True))
         sys.exit(1)
 
 
