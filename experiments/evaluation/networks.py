@@ -34,7 +34,7 @@ class FeatureNetwork:
         """Features (N, width) float32 on the CPU, by layer. Raises InputError for images of another shape or type."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise InputError(f"images must be (N, 1 or 3, H, W) uint8, not {tuple(images.shape)} {images.dtype}")
-        with torch.inference_mode():
+        with torch.no_grad():
             return {layer: features.float().cpu() for layer, features in self.extract(images).items()}
 
 

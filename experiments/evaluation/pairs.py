@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def load_lpips(device: torch.device, pretrained: bool = True) -> Distance:
     """
     lpips = optional("lpips", "lpips", "LPIPS needs")
     try:
-        network = lpips.LPIPS(net="alex", pnet_rand=not pretrained, verbose=False).to(device).eval()
+        with warnings.catch_warnings():  # it asks torchvision for AlexNet in the way of years ago
+            warnings.simplefilter("ignore")
+            network = lpips.LPIPS(net="alex", pnet_rand=not pretrained, verbose=False).to(device).eval()
     except (OSError, RuntimeError) as error:
         kept = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(f"AlexNet's weights could not be downloaded ({error}); put alexnet-owt-7be5be79.pth of "
