@@ -27,7 +27,7 @@ def main(
 
     `[CONFIG] [key=value ...]` where the script has a `default` file: CONFIG is another YAML file, or the name of one
     beside it. Else `[ARGUMENT] [key=value ...]`, where ARGUMENT is the value of the key `argument`, if there is one.
-    words: the command line; None is the process's own.
+    words: the command line; None is the process's own. `--some-key` is short for some_key=true.
 
     Exit status 0; 2 after bad input, in one sentence on stderr; 130 when interrupted.
     """
@@ -35,6 +35,7 @@ def main(
     if any(word in ("-h", "--help") for word in words):
         print(doc.strip())
         return
+    words = [_flag(word) for word in words]
     try:
         first = words.pop(0) if words and "=" not in words[0] and (default or argument) else None
         layers = {} if default is None else _read(first or default, Path(default).parent.name)
@@ -57,6 +58,14 @@ def fail(sentence: str) -> None:
     """Ends the process with status 2 and one sentence; of several processes the first one says it."""
     join().say_last(lambda: print(f"error: {' '.join(sentence.split())}", file=sys.stderr, flush=True))
     sys.exit(2)
+
+
+def _flag(word: str) -> str:
+    """`--some-key` as some_key=true, `--some-key=value` as some_key=value; any other word as it is."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.removeprefix("--").partition("=")
+    return f"{name.replace('-', '_')}={value if equals else 'true'}"
 
 
 def _read(name: str, folder: str) -> dict[str, dict[str, Any]]:

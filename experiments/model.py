@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -30,7 +32,7 @@ class ModelConfig(PartsConfig):
 def model_config(name: str) -> ModelConfig:
     """The configuration that `name` means: NAME in configs/models, or a YAML file."""
     path = configs.find(name, "models")
-    return configs.parse(ModelConfig, configs.read(path), where=str(name))
+    return _read(str(name), path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,3 +45,9 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from error
     return device
+
+
+@lru_cache
+def _read(name: str, path: Path, changed: int) -> ModelConfig:
+    """Tables ask for the same few models again and again."""
+    return configs.parse(ModelConfig, configs.read(path), where=name)

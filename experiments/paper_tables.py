@@ -123,8 +123,8 @@ class PrintedMacs:
 
 
 def printed_macs(model: str) -> list[PrintedMacs]:
-    """What the tables print about the MACs of a model of configs/models, but for fewer steps; once for every interval and
-    branch."""
+    """What the tables print about the MACs of a model of configs/models at its full number of steps, once for every
+    interval and branch."""
     found: dict[tuple, PrintedMacs] = {}
     for name in names():
         for section in load_table(name).sections:

@@ -13,11 +13,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 import configs
 from caching import NULL, NoCache, Plan, full_evals
 from configs import InputError
+from experiments.evaluation.sets import open_sets
 from experiments.grid import default_forecaster, folder_name, strategies
 from experiments.judging import Judges
 from experiments.model import model_config
@@ -147,6 +149,29 @@ def execute(
     return results
 
 
+def find_result(row: Row, folder: Path) -> Result | None:
+    """The finished result of a row; None where there is none, or its checkpoint is missing."""
+    try:
+        path = Path(folder) / "results" / f"{key(row)}.json"
+    except InputError:
+        return None
+    return replace(load_result(path), name=row.name) if path.exists() else None
+
+
+def images_in(samples: Path, row: Row, name: str, count: int) -> Tensor | None:
+    """The first images (N, C, H, W) uint8 of the row with the key `name`; None where they are not on disk."""
+    folder = image_folder(samples, row, name)
+    if not folder.is_dir():
+        return None
+    (images,) = open_sets(folder)
+    return images.images.batch(range(min(count, len(images))))
+
+
+def image_folder(samples: Path, row: Row, name: str) -> Path:
+    """Where the images of a row are."""
+    return samples / name / folder_name(only_strategy(row.config).name)
+
+
 def load_result(path: Path) -> Result:
     """Raises InputError for a file that is damaged or holds no result."""
     try:
@@ -188,7 +213,7 @@ class _Executor:
         stored = load_result(path) if path.exists() else None
         if stored is None or stored.error:
             return name, None
-        images = self.images(row, name)
+        images = image_folder(self.samples, row, name)
         if not stored.random_weights and self.judges.wanted - stored.metrics.keys() and images.is_dir():
             stored = self._judged(stored, row)
         self._keep(stored)
@@ -223,16 +248,14 @@ class _Executor:
 
     def _judged(self, result: Result, row: Row) -> Result:
         """The result with what its images are worth."""
-        uncached = self.images(row.uncached, result.uncached) if result.uncached else None
+        uncached = image_folder(self.samples, row.uncached, result.uncached) if result.uncached else None
         judged = self.judges.measure(
-            self.images(row, result.key), uncached if uncached and uncached.is_dir() else None, row.config.prompts
+            image_folder(self.samples, row, result.key),
+            uncached if uncached and uncached.is_dir() else None,
+            row.config.prompts,
         )
         metrics = result.metrics | judged.metrics
         return replace(result, metrics=metrics, settings=judged.settings, notes=judged.missing)
-
-    def images(self, row: Row, name: str) -> Path:
-        """The folder with the images of a row."""
-        return self.samples / name / folder_name(only_strategy(row.config).name)
 
     def _path(self, name: str) -> Path:
         return self.folder / "results" / f"{name}.json"
