@@ -16,7 +16,7 @@ SHEET = Sheet(
         ("LSUN {256}", [Line("x^2", ["6.7", ""])]),
     ],
     footnotes=["costs $3 & more", "see a_b"],
-    notes=["100% of it", "α-free"],
+    notes=["100% of it", "free of it"],
     command="python scripts/reproduce.py table2 --cost-only",
     values=[["section", "row", "FID, here"], ["LSUN {256}", 'say "x"', 6.123456789], ["a", "b", ""]],
 )
