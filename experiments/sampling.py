@@ -130,7 +130,8 @@ def warm_up(pipeline: Pipeline, cached: Sequence[Cached], batch_size: int) -> No
     unet = cached[0].unet
     _, tapped = unet(x, t, cond, taps=branches)
     for branch in branches:
-        unet(x, t, cond, branch=branch, feature=tapped[branch])
+        outside = [other for other in branches if other < branch]
+        unet(x, t, cond, branch=branch, feature=tapped[branch], taps=outside)
 
 
 def shared(plans: list[Plan]) -> list[Plan]:

@@ -63,8 +63,8 @@ class FreshHalf(nn.Module):
         """((parts, skip (B, C, H, W)), emb (B, embed_dim)) -> (B, out_channels, H, W)."""
         (conv, shortcut, border), skip = entering
         fresh = torch.cat([border, skip], dim=1) if border.shape[1] else skip
-        h = self.conv(F.silu(self.norm(fresh))) + conv
-        return self.shortcut(skip) + shortcut + self.res.second_half(h, emb)
+        h = self.conv(F.silu(self.norm(fresh))).add_(conv)
+        return self.res.second_half(h, emb).add_(self.shortcut(skip)).add_(shortcut)
 
 
 class SplitConsumer(Stage):

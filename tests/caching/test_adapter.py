@@ -204,6 +204,17 @@ def test_any_scheduler_may_drive_it(pixels, scheduler):
     assert adapter.cached.trace == (None,) * len(pipe.scheduler.timesteps)
 
 
+def test_a_fast_network_takes_the_plain_ones_place(latents):
+    build, our = latents
+    images = []
+    for network in (our, models.SplitUNet(models.FastUNet(our))):
+        pipe = build("plms")
+        pipe.unet = DiffusersUNet(CachedDenoiser(network, Uniform(interval=3, branch=1), Reuse()), pipe)
+        run = pipe(PROMPT, num_inference_steps=8, generator=generator(), output_type="np", height=16, width=16)
+        images.append(run.images)
+    assert_same(images[1], images[0], tolerance=1e-8)
+
+
 def adapted(network, policy=None, steps=4):
     pipe = SimpleNamespace(scheduler=DDIMScheduler())
     pipe.scheduler.set_timesteps(steps)
