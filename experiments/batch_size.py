@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 
 from configs import InputError
 from experiments.grid import Strategy
-from experiments.memory import PeakMemory, can_measure, free_bytes, give_back
+from experiments.memory import PeakMemory, can_measure, free_bytes, give_back, in_words
 from experiments.pipeline import Pipeline
 from experiments.sampling import begin, begin_all
 from samplers import Sampler
+
+AUTO = "auto"
 
 # By kind of device: images beyond which a larger batch is no faster, and the share of the free memory that is used. A
 # GPU is ours, but for what fragments; a CPU's memory is other programs', too, and those may be killed for it.
@@ -49,16 +51,19 @@ def auto_batch_size(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strat
     """
     kind = pipeline.device.type
     cap = min(most, LARGEST.get(kind, LARGEST["cpu"]))
-    give_back(pipeline.device)
-    free = free_bytes(pipeline.device)
-    if free is None or not can_measure(pipeline.device):
+    if not can_measure(pipeline.device):
         return whole(cap, most)
+    if pipeline.config.compile:  # programs are for one shape of batch: they wait for the one that is found here
+        uncompiled = replace(pipeline.config, compile=False)
+        pipeline = Pipeline(pipeline.parts, uncompiled, num_timesteps=max(sampler.eval_timesteps) + 1)
+    peak(pipeline, sampler, chosen, 1)  # libraries and layers set themselves up in their first call
+    free = free_bytes(pipeline.device)
     one, two = (peak(pipeline, sampler, chosen, batch) for batch in (1, 2))
     model = MemoryModel.through(one, two)
     batch = whole(min(cap, model.largest(SHARE[kind] * free)), most)
     if batch < 1:
-        raise InputError(f"one image needs {model.fixed + model.per_image} bytes of memory, and {free} are free; try "
-                         "precision=bf16, or a smaller height and width")  # fmt: skip
+        raise InputError(f"one image needs {in_words(model.fixed + model.per_image)} of memory, and "
+                         f"{in_words(free)} are free; try precision=bf16, or a smaller height and width")  # fmt: skip
     return tried(pipeline, sampler, chosen, batch) if kind == "cuda" else batch
 
 

@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ class Part:
     psnr: list[float]  # dB, to the uncached images; empty where there is nothing to compare with
     ssim: list[float]
     files: dict[str, str]  # sha256 by name
+    store_bytes: int = 0  # that the cached features of the block take
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Part:
@@ -110,6 +111,15 @@ class RunFolder:
             raise InputError(f"{self.path} exists and is not the folder of an earlier run; choose another out=FOLDER")
         else:
             _write_json(manifest, {"identity": self.identity})
+
+    def begun_batch_size(self) -> int | None:
+        """That the folder was begun with, if it was. Raises InputError for a damaged manifest."""
+        manifest = self.path / MANIFEST
+        return _read_manifest(manifest).get("batch_size") if manifest.exists() else None
+
+    def sized(self, batch_size: int) -> RunFolder:
+        """The same folder, for blocks of this size."""
+        return replace(self, batch_size=batch_size, identity={**self.identity, "batch_size": batch_size})
 
     def _compare(self, theirs: Mapping[str, Any]) -> None:
         ours = json.loads(json.dumps(self.identity))

@@ -89,6 +89,7 @@ class Job:
             psnr=list(close.result().psnr) if close else [],
             ssim=list(close.result().ssim) if close else [],
             files=self.folder.store(made.run.name, task.block, batch),
+            store_bytes=made.store_bytes,
         )
 
     def _record(self, task: Task, labels: list[int] | None, parts: dict[str, Future[Part]]) -> None:

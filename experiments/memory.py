@@ -58,13 +58,12 @@ def can_measure(device: torch.device) -> bool:
     return device.type == "cuda" or (device.type == "cpu" and RESET.exists())
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be taken; None where the system does not tell."""
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken, where `can_measure`."""
+    give_back(device)
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    meminfo = Path("/proc/meminfo")
-    return _kilobytes(meminfo, "MemAvailable") if device.type == "cpu" and meminfo.exists() else None
+        return torch.cuda.mem_get_info(device)[0]
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
 
 
 def give_back(device: torch.device) -> None:
@@ -74,6 +73,11 @@ def give_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def in_words(count: int) -> str:
+    """Bytes as people read them: 3.2 MiB, 1.05 GiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _status(key: str) -> int:

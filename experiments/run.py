@@ -6,13 +6,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from caching import PlanFile
 from configs import InputError
 from experiments import samples
+from experiments.batch_size import AUTO, auto_batch_size
 from experiments.blocks import RunFolder, Task
 from experiments.grid import UNCACHED, Strategy, default_forecaster, strategies
 from experiments.making import Job, Observer
@@ -40,7 +41,9 @@ class SampleConfig(PipelineConfig):
     # its own.
     forecaster: dict[str, Any] = field(default_factory=lambda: {"name": "auto"})
     num_images: int = 16
-    batch_size: int = 16  # batches are always whole and lie on a grid from seed 0, see experiments/blocks.py
+    # Batches are always whole and lie on a grid from seed 0, see experiments/blocks.py. auto: as the output folder was
+    # begun, else the largest that fits, see experiments/batch_size.py.
+    batch_size: int | str = 16
     seed: int = 0  # image i is made from seed + i, and depends on nothing else
     compare: bool = True  # against the same seeds without a cache
     storage: str = "png"  # of the images: png (a file for each) | npz (shards, as OpenAI's evaluator takes them)
@@ -49,8 +52,10 @@ class SampleConfig(PipelineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.batch_size, str) and self.batch_size != AUTO:
+            raise InputError(f"batch_size must be a number of images or auto, not {self.batch_size!r}")
         for name in ("num_images", "batch_size"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != AUTO and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, not {self.seed}")
@@ -74,6 +79,9 @@ def run(config: SampleConfig, world: World | None = None, observer: Observer | N
     """
     world = world or join()
     job = world.first_then_others(lambda: prepare(config, world))
+    if config.batch_size == AUTO:
+        size = world.first(lambda: job.folder.begun_batch_size() or fitting_batch_size(config, job))
+        config, job = replace(config, batch_size=size), replace(job, folder=job.folder.sized(size))
     tasks = world.first(lambda: begin(job, config.seeds))
     if observer is not None:
         job.show(config.seeds, tasks, world, observer)
@@ -87,9 +95,7 @@ def prepare(config: SampleConfig, world: World) -> Job:
     """Everything before the first image, and before the first file."""
     model = model_config(config.model)
     device = world.device(config.device)
-    chosen = strategies(config.policy, config.forecaster, config.sampler)
-    if config.compare:
-        chosen.insert(0, UNCACHED)
+    chosen = compared(config)
     sampler = Sampler(config.sampler, model.diffusion)
     checkpoint = config.checkpoint or default_checkpoint(model, config.model)
     pipeline = load_pipeline(checkpoint, config.model, config, device)
@@ -99,6 +105,18 @@ def prepare(config: SampleConfig, world: World) -> Job:
             strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps)
     runs = begin_all(pipeline, sampler, chosen)
     return Job(pipeline, sampler, runs, config.compare, output_folder(config, model, pipeline, chosen))
+
+
+def compared(config: SampleConfig) -> list[Strategy]:
+    """What is sampled: the uncached network, if the others are compared with it, and the configuration's strategies."""
+    return [UNCACHED] * config.compare + strategies(config.policy, config.forecaster, config.sampler)
+
+
+def fitting_batch_size(config: SampleConfig, job: Job) -> int:
+    """What batch_size=auto comes to."""
+    size = auto_batch_size(job.pipeline, job.sampler, compared(config), config.num_images)
+    print(f"batch_size={size} fits into the memory of {job.pipeline.device.type}", file=sys.stderr)
+    return size
 
 
 def begin(job: Job, seeds: range) -> list[Task]:
@@ -126,7 +144,8 @@ def output_folder(
     known = identity(config, model, pipeline)
     path = Path("outputs") / f"{Path(config.model).stem}-{_digest(known)[:8]}" if config.out is None else config.out
     names = [strategy.name for strategy in chosen]
-    return RunFolder(Path(path), known, names, config.batch_size, config.storage)
+    size = 0 if config.batch_size == AUTO else int(config.batch_size)  # 0: `run` settles it
+    return RunFolder(Path(path), known, names, size, config.storage)
 
 
 def identity(config: SampleConfig, model: ModelConfig, pipeline: Pipeline) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Made(NamedTuple):
     run: Run
     images: Tensor  # (B, C, H, W) in [-1, 1], on the CPU
     decoding: float  # seconds from final states to these images
+    store_bytes: int  # that the cached features take
 
 
 def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -85,9 +86,10 @@ def sample_images(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequenc
     """One image for each seed, timed by itself; `run` says under which strategy, and takes up nothing."""
     run = replace(run, plans=[], seconds=0.0)
     x = sample_batch(pipeline, sampler, run, seeds, bar)
+    store_bytes = sum(cached.store.nbytes for cached in run.cached)
     start = _time(pipeline.device)
     images = pipeline.decode(x)
-    return Made(run, images, _time(pipeline.device) - start)
+    return Made(run, images, _time(pipeline.device) - start, store_bytes)
 
 
 @torch.inference_mode()

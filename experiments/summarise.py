@@ -37,6 +37,7 @@ class Gathered:
     guidance: GuidancePlan = ()
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
+    store_bytes: int = 0  # at most, of a block
     _known: dict[Plan, Plan] = field(default_factory=dict)
 
     def add(self, part: Part, places: Sequence[int]) -> None:
@@ -44,6 +45,7 @@ class Gathered:
         self.seconds.append(part.seconds)
         self.decoding.append(part.decoding)
         self.guidance = part.guidance
+        self.store_bytes = max(self.store_bytes, part.store_bytes)
         for mine, theirs in ((self.traces, part.traces), (self.uncond_traces, part.uncond_traces)):
             if theirs:
                 plans = (theirs[0] if len(theirs) == 1 else theirs[place] for place in places)
@@ -104,6 +106,7 @@ def _row(run: Run, made: Gathered, uncached: Gathered | None, costs: PassCosts, 
         theoretical_speedup=_speedup(costs, made),
         split_speedup=_speedup(costs.split, made) if run.splits and _has_partial_passes(made) else None,
         seconds=sum(made.seconds),
+        store_bytes=made.store_bytes,
         images_per_second=job.folder.batch_size / median(batch_seconds),
         measured_speedup=median(uncached.seconds) / median(made.seconds) if uncached else None,
         **close,

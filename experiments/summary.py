@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from caching import NULL, Plan, describe, full_evals
+from experiments.memory import in_words
 from experiments.tables import markdown
 from samplers import GuidancePlan
 
@@ -32,6 +33,7 @@ class PolicyRow:
     psnr_worst: float | None = None
     ssim_mean: float | None = None
     ssim_worst: float | None = None
+    store_bytes: int = 0  # that the cached features of a batch take
     identical: int | None = None  # images equal to their uncached ones in every bit
 
     def cells(self) -> list[str]:
@@ -109,6 +111,7 @@ class Summary:
             f"images/s: sampling loop and decoding, without loading and writing, after warm-up; median batch of "
             f"{config['batch_size']}, per process. measured: speed-up of the median batch's sampling loop.",
             "PSNR (dB), SSIM: of each image to the uncached one of its seed; identical where no bit moved.",
+            *self._store_line(),
             *self._guidance_lines(),
             *self._plan_line(),
             f"images, grid.png and summary.json are in {self.out}",
@@ -125,6 +128,14 @@ class Summary:
         if evals != self.steps_made or distinct != evals:
             text += f", {evals} network calls at {distinct} distinct timesteps"
         return text
+
+    def _store_line(self) -> list[str]:
+        """How much memory the cached features take."""
+        taken = [row.store_bytes for row in self.rows if row.store_bytes]
+        if not taken:
+            return []
+        span = in_words(taken[0]) if len(set(taken)) == 1 else f"{in_words(min(taken))} to {in_words(max(taken))}"
+        return [f"store: {span} of cached features for a batch of {self.config['batch_size']}"]
 
     def _guidance_lines(self) -> list[str]:
         """What the rows with a guidance plan do without; they share it."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from experiments.benchmark.records import Record
+from experiments.memory import in_words
 from experiments.tables import markdown
 
 LEGEND = (
@@ -99,18 +99,11 @@ def _cells(row: Record, peers: Sequence[str], rows: Sequence[Record]) -> list[st
         f"{ratios[0]:.3f} / {ratios[1]:.3f}" if ratios else "",
         f"{ratios[0] / ratios[1]:.2f}" if ratios else "",
         f"{row['error']:.0e}" if row["error"] else "0",
-        size(row["peak_bytes"]),
-        size(row["store_bytes"]),
+        in_words(row["peak_bytes"]) if row["peak_bytes"] else "",
+        in_words(row["store_bytes"]) if row["store_bytes"] else "",
     ]
 
 
 def duration(seconds: float) -> str:
     """1.234 s, 56.7 ms"""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def size(count: Any) -> str:
-    """Bytes in MiB or GiB; nothing for what was not measured."""
-    if not count:
-        return ""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
