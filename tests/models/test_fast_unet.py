@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_unet_goldens import ATOL, NETWORKS, TINY, forward, load, table
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
@@ -265,3 +266,35 @@ def test_impossible_passes_are_refused_before_anything_is_split():
     with pytest.raises(InputError, match="unconditional and takes no cond"):
         split(x, T, torch.tensor([1, 2]))
     assert not len(split.splits)
+
+
+# Against the references
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if isinstance(name, str)])
+def test_full_passes_equal_the_references(golden, tmp_path, name):
+    reference = golden(name)
+    split = SplitUNet(FastUNet(load(reference, tmp_path)))
+    reference.check("out", forward(split, reference), ATOL.get(name, TINY))
+
+
+@torch.no_grad()
+def test_every_branch_of_the_released_ddpm_code(golden, tmp_path):
+    reference = golden("deepcache_tiny32x3")
+    split = SplitUNet(FastUNet(load(reference, tmp_path)))
+    out1, parts = split(reference.tensor("x1"), table(reference, "t1"), taps=every(split))
+    reference.check("out1_full", out1, TINY)
+    for released in reference["branches_ok"]:
+        branch = int(released) + 1
+        out2, _ = split(reference.tensor("x2"), table(reference, "t2"), branch=branch, feature=parts[branch])
+        reference.check(f"out2_partial_b{released}", out2, TINY)
+
+
+@torch.no_grad()
+def test_the_released_latent_diffusion_cache(golden, tmp_path):
+    reference = golden("deepcache_ldm_tiny_class")
+    split = SplitUNet(FastUNet(load(reference, tmp_path)))
+    context = reference.tensor("context")
+    _, parts = split(reference.tensor("x1"), table(reference, "t1"), context, taps=[0])
+    out2, _ = split(reference.tensor("x2"), table(reference, "t2"), context, branch=0, feature=parts[0])
+    reference.check("out2_partial", out2, TINY)
