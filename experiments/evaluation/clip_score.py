@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,11 +32,14 @@ def load_clip(name: str, device: torch.device) -> Scorer:
     if architecture not in open_clip.list_models():
         raise InputError(f"open_clip knows no model {architecture!r}; name clip=ARCHITECTURE/WEIGHTS, {ARCHITECTURE}/"
                          f"{WEIGHTS} for one")  # fmt: skip
+    logging.disable(logging.ERROR)  # retries of a download; what matters is in the exception
     try:
         network, _, prepare = open_clip.create_model_and_transforms(architecture, pretrained=weights, device=device)
     except Exception as error:  # its ways of saying that a download failed, or that a file is another network's
-        raise InputError(f"the CLIP weights {name} cannot be had ({reason(error)}); name a file of {architecture} with "
-                         "clip=FILE") from error  # fmt: skip
+        raise InputError(f"the CLIP weights {name} cannot be had ({reason(error).split('. ')[0]}); name a file of "
+                         f"{architecture} with clip=FILE") from error  # fmt: skip
+    finally:
+        logging.disable(logging.NOTSET)
     network.eval()
     tokenize = open_clip.get_tokenizer(architecture)
 

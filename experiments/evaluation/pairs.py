@@ -14,6 +14,7 @@ from configs import InputError
 from experiments.evaluation.extras import optional
 from experiments.evaluation.sets import ImageSet
 from experiments.metrics import Closeness, closeness
+from models.hub import reason
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # images (N, C, H, W) in [-1, 1], twice -> (N,)
 
@@ -52,8 +53,8 @@ def load_lpips(device: torch.device, pretrained: bool = True) -> Distance:
             network = lpips.LPIPS(net="alex", pnet_rand=not pretrained, verbose=False).to(device).eval()
     except (OSError, RuntimeError) as error:
         kept = Path(torch.hub.get_dir()) / "checkpoints"
-        raise InputError(f"AlexNet's weights could not be downloaded ({error}); put alexnet-owt-7be5be79.pth of "
-                         f"download.pytorch.org/models into {kept}") from error  # fmt: skip
+        raise InputError(f"AlexNet's weights could not be downloaded ({reason(error)}); put alexnet-owt-7be5be79.pth "
+                         f"of download.pytorch.org/models into {kept}") from error  # fmt: skip
 
     @torch.inference_mode()
     def distance(ours: Tensor, theirs: Tensor) -> Tensor:

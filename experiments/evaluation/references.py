@@ -16,12 +16,13 @@ from experiments.evaluation.inception import NAME, SPATIAL
 from experiments.evaluation.lsun import PREFIX, LsunImages
 from experiments.evaluation.networks import POOL, FeatureNetwork
 from experiments.evaluation.sets import npz_images
-from experiments.frechet import Gaussian, Moments
+from experiments.frechet import FeatureStatistics, Gaussian, Moments
 from experiments.world import World
 from models.files import write_atomically
 
 # The keys of pytorch-fid (the first pair) and of OpenAI's evaluator (both; arr_0 holds images).
 KEYS = {POOL: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
+PART = 50_000  # images of a reference whose features are in memory at a time
 STORED = ("mu", "sigma", "network", "sha256", "images")  # how the keys of statistics begin
 
 
@@ -31,7 +32,7 @@ class Reference:
 
     name: str
     moments: Mapping[str, Moments]  # by layer
-    features: Tensor | None = None  # (N, width) of POOL, of images: KID, precision and recall need single ones
+    features: Tensor | None = None  # (N, width) of POOL, of single images, which KID, precision and recall need
     images: int | None = None  # how many the moments are of, where that is known
 
 
@@ -61,15 +62,40 @@ def open_reference(
     path = Path(source).expanduser()
     stored = read_statistics(path, network) if path.suffix == ".npz" and path.is_file() else None
     if stored is None:
-        images = _images(source, split, shape)
-        evaluator = images_evaluator(network, images, batch_size, layers, _name(source), world)
-        moments = {layer: evaluator.statistics(layer) for layer in layers}
-        return Reference(_name(source), moments, evaluator.features(POOL), len(evaluator))
+        return _measured(_name(source), _images(source, split, shape), network, batch_size, layers, world)
     moments, count = stored
     features = None
     if singles and (images := npz_images(path)) is not None:
         features = images_evaluator(network, images, batch_size, [POOL], path.stem, world).features(POOL)
     return Reference(path.stem, moments, features, count)
+
+
+def _measured(
+    name: str, images: Images, network: FeatureNetwork, batch_size: int, layers: Sequence[str], world: World | None
+) -> Reference:
+    """The statistics of all images, and the features of the first PART of them: LSUN has millions."""
+    moments = {layer: FeatureStatistics(network.widths[layer]) for layer in layers}
+    features = None
+    for start in range(0, len(images), PART):
+        part = _Part(images, range(start, min(start + PART, len(images))))
+        evaluator = images_evaluator(network, part, batch_size, layers, name, world)
+        for layer, statistics in moments.items():
+            statistics.merge(evaluator.statistics(layer))
+        features = evaluator.features(POOL) if features is None else features
+    return Reference(name, moments, features, len(images))
+
+
+class _Part:
+    """Some of the images of a set."""
+
+    def __init__(self, images: Images, places: range) -> None:
+        self.images, self.places = images, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        return self.images.batch([self.places[index] for index in indices])
 
 
 def read_statistics(path: Path, network: FeatureNetwork) -> tuple[dict[str, Gaussian], int | None] | None:

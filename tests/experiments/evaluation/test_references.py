@@ -66,6 +66,16 @@ def test_images_in_any_form_are_the_same_reference(toy, pictures, tmp_path):
         assert np.array_equal(reference.moments["spatial"].cov, expected.statistics("spatial").cov)
 
 
+def test_many_images_are_measured_part_by_part(toy, pictures, tmp_path, monkeypatch):
+    np.savez(tmp_path / "arr.npz", pictures(0, 50).permute(0, 2, 3, 1).numpy())
+    whole = open_it(tmp_path / "arr.npz", toy)
+    monkeypatch.setattr("experiments.evaluation.references.PART", 20)
+    parts = open_it(tmp_path / "arr.npz", toy)
+    assert parts.images == 50
+    assert torch.equal(parts.features, whole.features[:20])
+    np.testing.assert_allclose(parts.moments["pool"].cov, whole.moments["pool"].cov, rtol=1e-11)
+
+
 def test_our_statistics_are_read_by_us_and_by_others(toy, pictures, openai, tmp_path):
     reference = open_it(openai, toy)
     save_statistics(tmp_path / "mine.npz", replace(reference, images=60), toy)
