@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.constants import Bound, Contexts, Projections
 from models.feature import Feature
-from models.split import Parts, SplitConsumer, whole_groups
+from models.split import PartialSums, SplitConsumer, whole_groups
 from models.unet import UNet
 
 
@@ -38,7 +38,7 @@ class FastUNet(UNet):
 
 
 class SplitUNet(FastUNet):
-    """A fast U-Net whose stored features are split: a tapped branch returns Parts, and a partial pass takes them.
+    """A fast U-Net whose stored features are split: a tapped branch returns PartialSums, and a partial pass takes them.
 
     A pass that neither taps a branch nor enters at it runs the branch whole. Shares its modules with `fast`; of the
     branches that have been tapped it holds the first convolution's weights once more, in two slices.
@@ -62,7 +62,7 @@ class SplitUNet(FastUNet):
         feature: Feature | None = None,
         taps: Sequence[int] = (),
     ) -> tuple[Tensor, dict[int, Feature]]:
-        """As UNet.forward. feature: Parts, or what enters up[branch] itself."""
+        """As UNet.forward. feature: PartialSums, or what enters up[branch] itself."""
         self._check_pass(branch, feature, taps)
         self.split(taps)
         return super().forward(x, t, cond, branch=branch, feature=feature, taps=taps)
@@ -88,6 +88,6 @@ class SplitUNet(FastUNet):
         for i in reversed(range(stop, stop + len(skips))):
             if i in taps:
                 h = tapped[i] = self.splits[str(i)].keep(h) if str(i) in self.splits else h
-            stage = self.splits[str(i)] if isinstance(h, Parts) else self.up[i]
+            stage = self.splits[str(i)] if isinstance(h, PartialSums) else self.up[i]
             h = stage(h, skips[i - stop], emb, context)
         return h, tapped

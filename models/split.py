@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from models.blocks import Consumer, ResBlock, Stage
 
 
-class Parts(NamedTuple):
+class PartialSums(NamedTuple):
     """What is kept of the feature that enters up[b], in its place."""
 
     conv: Tensor  # (B, out_channels, H, W) partial sum of conv1
@@ -39,14 +39,14 @@ class KeptHalf(nn.Module):
         self.conv = conv_slice(res.conv1, 0, whole)
         self.shortcut = conv_slice(res.shortcut, 0, entering)
 
-    def forward(self, h: Tensor) -> Parts:
+    def forward(self, h: Tensor) -> PartialSums:
         """h (B, entering, H, W): what enters up[b]."""
         conv = self.conv(F.silu(self.norm(h[:, : self.whole])))
-        return Parts(conv, self.shortcut(h), h[:, self.whole :])
+        return PartialSums(conv, self.shortcut(h), h[:, self.whole :])
 
 
 class FreshHalf(nn.Module):
-    """The residual block given the parts of the feature: the work on the skip, and all that follows conv1.
+    """The residual block given the partial sums of the feature: the work on the skip, and all that follows conv1.
 
     The biases are on this side, whatever a forecaster's weights of the parts add up to.
     """
@@ -59,8 +59,8 @@ class FreshHalf(nn.Module):
         self.shortcut = conv_slice(res.shortcut, entering, channels, bias=True)
         self.res = res
 
-    def forward(self, entering: tuple[Parts, Tensor], emb: Tensor) -> Tensor:
-        """((parts, skip (B, C, H, W)), emb (B, embed_dim)) -> (B, out_channels, H, W)."""
+    def forward(self, entering: tuple[PartialSums, Tensor], emb: Tensor) -> Tensor:
+        """((partial sums, skip (B, C, H, W)), emb (B, embed_dim)) -> (B, out_channels, H, W)."""
         (conv, shortcut, border), skip = entering
         fresh = torch.cat([border, skip], dim=1) if border.shape[1] else skip
         h = self.conv(F.silu(self.norm(fresh))).add_(conv)
@@ -75,8 +75,8 @@ class SplitConsumer(Stage):
         super().__init__(FreshHalf(stage.res, entering, whole), stage.attn, stage.resample)
         self.keep = KeptHalf(stage.res, entering, whole)
 
-    def forward(self, parts: Parts, skip: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:  # type: ignore[override]
-        return super().forward((parts, skip), emb, context)
+    def forward(self, sums: PartialSums, skip: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:  # type: ignore[override]
+        return super().forward((sums, skip), emb, context)
 
 
 def whole_groups(norm: nn.GroupNorm, entering: int) -> int:

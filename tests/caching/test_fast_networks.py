@@ -30,7 +30,7 @@ from caching.forecast import combine
 from caching.store import FeatureStore
 from models import FastUNet, SplitUNet
 from models.feature import tensors
-from models.split import Parts
+from models.split import PartialSums
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig, guide
 
 SMALL = replace(DDPM, resolution=8, num_res_blocks=1)
@@ -159,7 +159,7 @@ def test_a_split_forecast_is_the_sum_of_separately_computed_parts(networks):
     weights = forecaster.weights([Moment(i) for i in stored], Moment(4), branch)
     entering = [plain(xs[i], ts[i], cond, taps=[branch])[1][branch] for i in stored]
     kept = [split.splits[str(branch)].keep(feature) for feature in entering]
-    parts = Parts(
+    parts = PartialSums(
         *(sum(w * part for w, part in zip(weights, column, strict=True)) for column in zip(*kept, strict=True))
     )
     wanted, _ = split(xs[4], ts[4], cond, branch=branch, feature=parts)
@@ -170,14 +170,14 @@ def test_a_split_forecast_is_the_sum_of_separately_computed_parts(networks):
 
 
 def test_the_store_holds_the_parts_and_says_their_bytes():
-    store, parts = FeatureStore(history=2), Parts(*(torch.full((1, c, 2, 2), float(c)) for c in (4, 3, 0)))
+    store, parts = FeatureStore(history=2), PartialSums(*(torch.full((1, c, 2, 2), float(c)) for c in (4, 3, 0)))
     store.write(1, parts, 0)
-    store.write(1, Parts(*(part * 3 for part in parts)), 2)
+    store.write(1, PartialSums(*(part * 3 for part in parts)), 2)
     evaluations, features = store.read(1)
     assert evaluations == [2, 0]
-    assert all(isinstance(feature, Parts) for feature in features)
+    assert all(isinstance(feature, PartialSums) for feature in features)
     ahead = combine([2.0, -1.0], features)
-    assert isinstance(ahead, Parts)
+    assert isinstance(ahead, PartialSums)
     assert [part.unique().tolist() for part in ahead] == [[20.0], [15.0], []]
     assert store.nbytes == 2 * sum(part.nbytes for part in tensors(parts))
 

@@ -13,7 +13,7 @@ import models
 from configs import InputError
 from models import FastUNet, SplitUNet, UNetConfig
 from models.feature import tensors
-from models.split import Parts
+from models.split import PartialSums
 
 DDPM = UNetConfig(resolution=8, channels=32, channel_mult=[1, 2, 2], num_res_blocks=1, attention_levels=[1])
 LDM = UNetConfig(
@@ -252,7 +252,7 @@ def test_what_is_kept_has_the_shapes_it_says():
     split = SplitUNet(FastUNet(network(config)))
     x, cond = inputs(config)
     _, tapped = split(x, T, cond, taps=[0, 1])
-    assert isinstance(tapped[1], Parts)
+    assert isinstance(tapped[1], PartialSums)
     # 192 channels enter beside 64 of the skip: 32 groups of 8, all 24 of the first whole
     assert [part.shape[1] for part in tensors(tapped[1])] == [64, 64, 0]
     assert [part.shape[1] for part in tensors(tapped[0])] == [64, 64, 0]
