@@ -8,12 +8,12 @@ process becomes the error of all, at their next meeting or progress report, and 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 POLL = 0.05  # seconds between two looks at what one waits for
 REPORT = 0.5  # seconds between two progress reports
-LAST_WORDS = 30.0  # seconds that a failing process leaves the first one to say why
+LAST_WORDS = 30.0  # seconds that processes wait for each other when they end
 
 
 class World:
@@ -63,7 +63,7 @@ class World:
             torch.cuda.set_device(device)
         return device
 
-    @contextmanager
+    @contextlib.contextmanager
     def together(self, while_waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
         """A piece of work that every process does its share of. It ends when all have ended.
 
@@ -149,6 +149,22 @@ class World:
             except RuntimeError:  # nothing came, or the store is gone
                 say()
 
+    def leave(self) -> None:
+        """Ends what `join` began. The first process leaves last: the others may still be talking to each other by the
+        store that it, or its launcher, holds."""
+        store, self._store = self._store, None
+        if store is None:
+            return
+        import torch.distributed as dist
+
+        with contextlib.suppress(RuntimeError):  # the store is gone
+            gone = store.add("gone", 1)
+            until = time.monotonic() + LAST_WORDS
+            while self.is_first and gone < self.size and time.monotonic() < until:
+                time.sleep(POLL)
+                gone = store.add("gone", 0)
+        dist.destroy_process_group()
+
     def count(self, amount: int, meeting: int) -> int:
         """Adds to what all processes have done for the work of that meeting -> the sum so far."""
         return amount if self._store is None else self._store.add(f"done/{meeting}", amount)
@@ -213,8 +229,9 @@ def join() -> World:
     store, rank, size = next(dist.rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size)
-    atexit.register(dist.destroy_process_group)
-    return World(rank, size, dist.PrefixStore("world", store))
+    world = World(rank, size, dist.PrefixStore("world", store))
+    atexit.register(world.leave)
+    return world
 
 
 class _FailedElsewhere(Exception):  # noqa: N818  # control flow, never seen outside
