@@ -49,7 +49,7 @@ class PeakMemory:
             self.held = torch.cuda.memory_allocated(self.device) - self._before
         elif can_measure(self.device):
             self.peak = max(0, _status("VmHWM") - self._before)
-            give_back(self.device)
+            _trim()
             self.held = max(0, _status("VmRSS") - self._before)
 
 
@@ -71,13 +71,19 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    else:
+        _trim()
 
 
 def in_words(count: int) -> str:
     """Bytes as people read them: 3.2 MiB, 1.05 GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _trim() -> None:
+    """Makes the C library return free memory of the heap to the system, where it knows how to."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _status(key: str) -> int:

@@ -136,7 +136,7 @@ class DeepCache(Diffusers):
         latents = self.work.noise()().to(self.variant.dtype)
         images = pipe(
             prompt_embeds=self.cond, negative_prompt_embeds=self.uncond, latents=latents, height=height, width=width,
-            num_inference_steps=self.work.sampler.config.steps, guidance_scale=self.work.scale, output_type="latent",
+            num_inference_steps=len(self.work.sampler.table), guidance_scale=self.work.scale, output_type="latent",
         ).images  # fmt: skip
         self.helper.pipe = bare
         return images.float()
