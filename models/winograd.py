@@ -1,0 +1,108 @@
+"""3x3 convolutions with half the products: the minimal algorithm F(4, 3) along the rows of a feature map.
+
+Winograd 1980; Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3. Four outputs of a
+filter g of three taps over six inputs d take six products in place of twelve,
+
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)],
+
+Here d, y and the products are rows: each product is a convolution of 1x3 along its row, over all channels, and oneDNN
+does six of them for four rows. In both directions, F(4x4, 3x3), it would be 36 products for 16 outputs, four times
+fewer than directly, but rounding errors are an order of magnitude larger; as it is, they are twice those of a direct
+convolution in float32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.onednn import convolve, pack_conv
+
+G = [
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
+
+# Of this many pixels at a time, inputs, products and outputs stay near the core.
+PIXELS = 4096
+
+
+class Filters(NamedTuple):
+    """The transformed filters of a convolution, G g: twice as many numbers as g has."""
+
+    packed: tuple[Tensor, ...]  # six, (O, C, 1, 3)
+    bias: Tensor | None  # (O,)
+
+
+def transform(weight: Tensor, bias: Tensor | None) -> Filters:
+    """weight (O, C, 3, 3), bias (O,) -> what `convolution` takes. Computed in float64."""
+    matrix = torch.tensor(G, dtype=torch.float64)
+    filters = torch.einsum("ij,ocjw->iocw", matrix, weight.double()).to(weight.dtype).unsqueeze(-2)
+    return Filters(tuple(pack_conv(row, (0, 1)) for row in filters), bias)
+
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Is it possible, and sooner than a direct convolution? Measured on a Zen 5 core: by 40-55%, in all sizes from 256
+    pixels on; where there are few, calls take longer than products."""
+    images, _, height, width = x.shape
+    is_possible = x.dtype == torch.float32 and height % 4 == 0
+    return is_possible and images * height * width >= 256 and min(weight.shape[:2]) >= 64
+
+
+def convolution(x: Tensor, filters: Filters) -> Tensor:
+    """x (B, C, H, W), channels last, H a multiple of 4 -> (B, O, H, W), of stride 1 and padding 1."""
+    pixels = x.permute(0, 2, 3, 1)
+    batch, height, width, _ = pixels.shape
+    out = x.new_empty(batch, height, width, filters.packed[0].shape[0])
+    images, rows = max(1, PIXELS // (height * width)), max(1, PIXELS // width // 4) * 4
+    for some in (slice(start, start + images) for start in range(0, batch, images)):
+        padded = F.pad(pixels[some], (0, 0, 0, 0, 1, 1))
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            _band(padded[:, top : bottom + 2], filters, out[some, top:bottom])
+    return out.permute(0, 3, 1, 2)
+
+
+def _band(padded: Tensor, filters: Filters, out: Tensor) -> None:
+    """padded (B, H + 2, W, C), with a row more above and below; out (B, H, W, O)."""
+    height = out.shape[1]
+    inputs = _inputs([padded[:, i : i + height - 3 : 4] for i in range(6)])
+    products = [
+        convolve(rows.permute(0, 3, 1, 2), weight, None, (0, 1)).permute(0, 2, 3, 1)
+        for rows, weight in zip(inputs, filters.packed, strict=True)
+    ]
+    _outputs(products, filters.bias, [out[:, i::4] for i in range(4)])
+
+
+def _inputs(d: list[Tensor]) -> list[Tensor]:
+    """Bᵀ d = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]] d"""
+    even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
+    first, second = even + odd, even.sub_(odd)
+    even, odd = d[4] - d[2], d[3] - d[1]
+    third, fourth = torch.add(even, odd, alpha=2), even.sub_(odd, alpha=2)
+    zeroth = torch.sub(d[4], d[2], alpha=5).add_(d[0], alpha=4)
+    last = torch.sub(d[5], d[3], alpha=5).add_(d[1], alpha=4)
+    return [zeroth, first, second, third, fourth, last]
+
+
+def _outputs(m: list[Tensor], bias: Tensor | None, out: list[Tensor]) -> None:
+    """out = Aᵀ m + bias = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]] m + bias
+
+    Overwrites m.
+    """
+    sum1, difference1 = m[1] + m[2], m[1].sub_(m[2])
+    sum2, difference2 = m[3] + m[4], m[3].sub_(m[4])
+    if bias is not None:
+        sum1, difference1 = sum1.add_(bias), difference1.add_(bias)
+    torch.add(m[0].add_(sum1), sum2, out=out[0])
+    torch.add(difference1, difference2, alpha=2, out=out[1])
+    torch.add(sum1, sum2, alpha=4, out=out[2])
+    torch.add(difference1.add_(difference2, alpha=8), m[5], out=out[3])
