@@ -61,7 +61,7 @@ def fill(table: PaperTable, results: Mapping[Place, Result]) -> list[list[Filled
     filled = []
     for s, section in enumerate(table.sections):
         base = _Run(price(section.uncached), results.get(Place(s, -1)))
-        rows = []
+        rows = [_base_row(table, section, base)] if _is_missing(section, base) else []
         for r, entry in enumerate(section.rows):
             made = {
                 name: _Run(price(section.config(change)), results.get(Place(s, r, name)))
@@ -76,6 +76,21 @@ def fill(table: PaperTable, results: Mapping[Place, Result]) -> list[list[Filled
 class _Run(NamedTuple):
     price: Price | None
     result: Result | None
+
+
+def _is_missing(section: Section, base: _Run) -> bool:
+    """Was the base setting sampled, and is no row of the table about it?"""
+    if base.result is None or base.result.error:
+        return False
+    changes = [change for entry in section.rows if not entry.quoted for change in entry.changes.values()]
+    return all(section.config(change) != section.uncached for change in changes)
+
+
+def _base_row(table: PaperTable, section: Section, base: _Run) -> FilledRow:
+    """What the other rows are to be compared with; a difference of runs there is none."""
+    single = [column if " - " not in column.run else Column(column.name) for column in table.columns]
+    cells = [Cell(here=_here(column, {column.run: base}, base)) for column in single]
+    return FilledRow(f"uncached, {section.uncached.sampler.steps} steps", cells, [])
 
 
 def _here(column: Column, made: Mapping[str, _Run], base: _Run) -> float | str | None:

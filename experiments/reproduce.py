@@ -13,13 +13,14 @@ import configs
 from configs import InputError
 from experiments import report
 from experiments.data import data_name
-from experiments.filling import Place, runs
+from experiments.filling import Place, fill, runs
 from experiments.judging import DIGITS, Judges
 from experiments.model import model_config, pick_device
 from experiments.paper_tables import PaperTable, load_table, names
+from experiments.profiles import profiles
 from experiments.rows import Result, Row, execute, find_result, images_in
 from experiments.run import SampleConfig
-from experiments.sheets import sheet
+from experiments.sheets import our_name, sheet
 from experiments.tables import Sheet, sheet_csv, sheet_latex, sheet_markdown
 from experiments.transfer import PASSED_ON, Transferred, transfer
 from experiments.world import is_first, join
@@ -41,7 +42,7 @@ class ReproduceConfig:
     checkpoint: str | None = None  # random: costs and times on reproducible random weights
     steps: int | None = None  # of the uncached sampler; centres and fewer steps scale with it
     num_images: int | None = None
-    batch_size: int | None = None
+    batch_size: int | str | None = None  # or auto
     seed: int | None = None
     precision: str | None = None
     prompts: str | None = None  # text models: a file with one per line
@@ -107,6 +108,8 @@ def _reproduce(name: str, table: PaperTable, config: ReproduceConfig) -> Reprodu
 
 def _check(name: str, table: PaperTable, config: ReproduceConfig) -> None:
     known = [section.name for section in table.sections]
+    if config.sections and config.model:
+        raise InputError("sections are the paper's data sets; on another model leave them out")
     for section in config.sections or []:
         configs.one_of(section, known, f"the section of {name}")
     if config.data and not config.model and len(known) > 1 and len(config.sections or known) > 1:
@@ -119,7 +122,7 @@ def _changes(table: PaperTable, config: ReproduceConfig) -> dict[str, Any]:
     changes = {key: getattr(config, key) for key in ("model", "steps", *PASSED_ON)}
     if config.checkpoint == "random" and config.num_images is None:
         own = SampleConfig.batch_size if config.model else min(s.base["batch_size"] for s in table.sections)
-        changes["num_images"] = config.batch_size or own
+        changes["num_images"] = config.batch_size if isinstance(config.batch_size, int) else own
     return changes
 
 
@@ -157,7 +160,10 @@ def _write(made: Sequence[Reproduced], config: ReproduceConfig) -> None:
             _write_text(out / f"{_stem(table.name, config)}.{suffix}", form(table.sheet))
     name = "tables" if config.all else made[0].name
     title = "Tables of DeepCache" if config.all else made[0].sheet.title
-    blocks = [report.Code(config.command), *(block for table in made for block in _blocks(table, Path(config.samples)))]
+    blocks: list[report.Block] = [report.Code(config.command)]
+    for table in made:
+        heading = [report.Section(table.sheet.title)] if config.all else []
+        blocks += [*heading, *_blocks(table, Path(config.samples))]
     report.write_report(out / f"{_stem(name, config)}.html", title, blocks)
 
 
@@ -174,11 +180,15 @@ def _write_text(path: Path, text: str) -> None:
 def _blocks(made: Reproduced, samples: Path) -> list[report.Block]:
     """A table's part of the page."""
     whole = made.sheet
-    blocks: list[report.Block] = [report.Section(whole.title)]
+    filled, columns = fill(made.moved.table, made.results), made.moved.table.columns
+    ours = [our_name(column, made.results.values()) for column in columns]
+    blocks: list[report.Block] = []
     for index, (name, lines) in enumerate(whole.sections):
         rows = [[f"{line.name} {''.join(f'[{mark}]' for mark in line.marks)}".strip(), *line.cells] for line in lines]
         caption = name if whole.is_sectioned else ""
         blocks.append(report.Table([whole.corner, *whole.header], rows, caption=caption))
+        if figure := profiles(columns, ours, filled[index], not made.moved.changed):
+            blocks.append(report.Picture(figure, caption=f"{name}: along the rows"))
         if images := _images(made, index, samples):
             blocks.append(report.ImageGrid(images, caption=f"{name}: the same seeds under every row"))
     marked = [f"[{number}] {note}" for number, note in enumerate(whole.footnotes, 1)]

@@ -172,6 +172,15 @@ def image_folder(samples: Path, row: Row, name: str) -> Path:
     return samples / name / folder_name(only_strategy(row.config).name)
 
 
+def as_text(result: Result) -> str:
+    """A result's file: JSON with one line per field."""
+    return (
+        "{\n"
+        + ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in asdict(result).items())
+        + "\n}\n"
+    )
+
+
 def load_result(path: Path) -> Result:
     """Raises InputError for a file that is damaged or holds no result."""
     try:
@@ -222,7 +231,7 @@ class _Executor:
     def _keep(self, result: Result) -> None:
         """Writes a result that is new or has changed."""
         path = self._path(result.key)
-        text = json.dumps(asdict(result), indent=1) + "\n"
+        text = as_text(result)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
         self.done[result.key] = result
@@ -267,7 +276,7 @@ def _result(row: Row, name: str, uncached: str, summary: Summary) -> Result:
     return Result(
         name=row.name,
         key=name,
-        config={key: value for key, value in asdict(row.config).items() if key not in NO_RESULT},
+        config={key: value for key, value in summary.config.items() if key not in NO_RESULT},  # batch_size=auto settled
         uncached=uncached,
         checkpoint=summary.checkpoint,
         random_weights=summary.random_weights,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.filling import Cell, FilledRow, Place, fill
@@ -44,12 +44,11 @@ def sheet(moved: Transferred, results: Mapping[Place, Result], command: str = ""
 
 def _columns(table: PaperTable, rows: Sequence[FilledRow], compare: bool, results: Sequence[Result]) -> list[_Shown]:
     """What has figures at all. Differences are shown for the paper's own model and steps alone."""
-    other_features = any("frechet" in result.metrics for result in results)
     shown = []
     for index, column in enumerate(table.columns):
         cells = [row.cells[index] for row in rows]
         paper, here = any(cell.paper is not None for cell in cells), any(cell.here is not None for cell in cells)
-        ours = column.name.replace("FID", "FD") if other_features else column.name
+        ours = our_name(column, results)
         if paper:
             shown.append(_Shown(f"{column.name}, paper" if column.metric else column.name, index, "paper"))
         if here:
@@ -57,6 +56,11 @@ def _columns(table: PaperTable, rows: Sequence[FilledRow], compare: bool, result
         if compare and any(cell.difference is not None for cell in cells):
             shown.append(_Shown(f"{column.name}, here - paper", index, "difference"))
     return shown
+
+
+def our_name(column: Column, results: Iterable[Result]) -> str:
+    """What our figures of a column are called: FID only where they are in the features of FID's network."""
+    return column.name.replace("FID", "FD") if any("frechet" in r.metrics for r in results) else column.name
 
 
 def _texts(table: PaperTable, shown: Sequence[_Shown], row: FilledRow) -> list[str]:

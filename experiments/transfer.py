@@ -63,7 +63,7 @@ def _section(section: Section, changes: Mapping[str, Any], notes: list[str]) -> 
     before = section.base["sampler"]["steps"]
     steps = changes.get("steps") or before
     base["sampler"] = {**base["sampler"], "steps": steps}
-    moved = replace(section, base=base)
+    moved = replace(section, base=base, name=f"{model} in place of {section.name}" if foreign else section.name)
     if not foreign and steps == before:
         return moved
     if steps != before:

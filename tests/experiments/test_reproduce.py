@@ -211,8 +211,9 @@ def test_the_digits_get_every_column_that_can_be_had(tmp_path):
     assert "FD, DeepCache, here" in text, "no FID: the features are another network's"
     assert "here - paper" not in text
     assert "mnist_classifier" in text
+    assert re.search(r"^\| uncached, 10 steps +\|", text, re.MULTILINE), "what the rows are compared with"
     page = (tmp_path / "out" / "table6-mnist32.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 7 * 4
+    assert page.count("data:image/png;base64,") == 7 * 4 + 1, "the images of every run, and a plot"
 
 
 def test_sections_that_are_not_asked_for_show_what_there_is(table, tmp_path):
@@ -248,6 +249,7 @@ def test_identical_images_are_infinitely_close(table):
         ([], "name either a table or --all"),
         (["table2", "--all"], "name either a table or --all"),
         (["table2", "--cost-onyl"], "did you mean 'cost_only'"),
+        (["table2", "model=mnist32", "sections=[tiny]"], "on another model leave them out"),
         (["table2", "model=cifar", "--cost-only"], "there is no configuration 'cifar'"),
     ],
 )
