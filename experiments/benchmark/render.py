@@ -36,7 +36,7 @@ def case_table(records: Sequence[Record]) -> str:
     if not rows:
         return "\n".join(lines)
     peers = [peer for peer in baselines(rows) if any(ratio_to(row, peer, rows) for row in rows)]
-    header = ["", "variant", "time", "of peak", *(f"x {peer}" for peer in peers), "time / MACs", "over", "error",
+    header = ["", "variant", "time", "GFLOP/s", "of peak", *(f"x {peer}" for peer in peers), "time / MACs", "over", "error",
               "memory", "store"]  # fmt: skip
     whats = dict.fromkeys(row["what"] for row in rows)
     ordered = [row for what in whats for row in rows if row["what"] == what]
@@ -94,6 +94,7 @@ def _cells(row: Record, peers: Sequence[str], rows: Sequence[Record]) -> list[st
         row["what"],
         row["variant"],
         f"{duration(row['seconds'])} ± {row['spread'] / 2 / row['seconds']:.0%}",
+        f"{row['flops'] / 1e9:.0f}",
         f"{row['share']:.0%}",
         *(f"{ratio:.2f}" if (ratio := ratio_to(row, peer, rows)) else "" for peer in peers),
         f"{ratios[0]:.3f} / {ratios[1]:.3f}" if ratios else "",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import configs
 import models
-from caching import PassCosts, Uniform, pass_costs
+from caching import NoCache, PassCosts, Policy, Uniform, pass_costs
 from configs import InputError
 from experiments.benchmark.settings import Case
 from experiments.model import ModelConfig, model_config, pick_device
@@ -120,9 +120,11 @@ class Workload:
         """Of guidance; 1 is none."""
         return self.run.guidance.scale
 
-    def policy(self, task: Task) -> Uniform:
+    def policy(self, task: Task) -> Policy:
         """Of a trajectory: full passes are laid over the sampler's steps, as in the released code."""
-        return Uniform(task.interval, task.branch or 0, horizon=len(self.sampler.table))
+        if task.branch is None:
+            return NoCache()
+        return Uniform(task.interval, task.branch, horizon=len(self.sampler.table))
 
     # Costs.
 

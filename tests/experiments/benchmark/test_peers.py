@@ -110,6 +110,11 @@ def test_passes_of_the_package_stay_partial_between_other_tasks(work):
     assert ran
 
 
+def test_uncached_trajectories_are_full_passes_alone(work):
+    """Also where a sampler calls the network more often than it steps."""
+    assert set(work.policy(Task(None, 1)).plan(work.sampler.num_evals)) == {None}
+
+
 def test_macs_of_a_trajectory_are_those_of_its_plan(work):
     plan = Uniform(3, 1, horizon=5).plan(work.sampler.num_evals)
     full, partial = work.costs.full.total, work.costs.partial[1].total

@@ -13,7 +13,7 @@ def row(variant, what, seconds, macs=100, precision="fp32", full=None, **others)
         "case": "tiny, batch 1", "identity": "1", "hardware": "a chip", "threads": 1, "tf32": None,
         "clock": "process CPU time", "versions": {"torch": "2.6"}, "checkpoint": "random", "variant": variant,
         "engine": variant.split()[0], "precision": precision, "what": what, "full": full, "seconds": seconds,
-        "spread": 0.0, "macs": macs, "share": 0.5, "error": 0.0, "peak_bytes": None, "store_bytes": None, **others,
+        "spread": 0.0, "macs": macs, "flops": 2e9, "share": 0.5, "error": 0.0, "peak_bytes": None, "store_bytes": None, **others,
     }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_the_table_holds_them_and_what_was_left_out():
     assert "a chip, 1 thread, process CPU time; torch 2.6; checkpoint random." in text
     assert "- deepcache left out: DeepCache is not installed" in text
     cells = [re.split(r"\s*\|\s*", line)[1:-1] for line in text.splitlines() if line.startswith("| branch 0")]
-    assert cells[0][:4] == ["branch 0", "plain", "1 s ± 0%", "50%"]
+    assert cells[0][:5] == ["branch 0", "plain", "1 s ± 0%", "2", "50%"]
     assert cells[0][-5:] == ["0.250 / 0.200", "1.25", "0", "", ""]
     assert cells[1][-5:] == ["0.100 / 0.100", "1.00", "0", "3.0 MiB", "2.00 GiB"]
 

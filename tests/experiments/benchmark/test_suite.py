@@ -21,6 +21,10 @@ def config(tmp_path):
     )  # fmt: skip
 
 
+def like(config, **others):
+    return BenchmarkConfig(**{**vars(config), "batch_size": 1, **others})
+
+
 def lines(config):
     return [json.loads(line) for line in config.file(".jsonl").read_text().splitlines()]
 
@@ -51,9 +55,7 @@ def test_everything_is_measured_once(config, monkeypatch):
 
 def test_a_missing_peer_is_a_line_and_no_error(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    text = suite.run(
-        BenchmarkConfig(**{**vars(config), "batch_size": 1, "intervals": [], "variants": ["plain", "diffusers"]})
-    )
+    text = suite.run(like(config, intervals=[], variants=["plain", "diffusers"]))
     assert '- diffusers left out: diffusers is not installed: pip install -e ".[peers]"' in text
     (skipped,) = [record for record in lines(config) if record["variant"] == "diffusers"]
     assert "seconds" not in skipped
@@ -62,6 +64,6 @@ def test_a_missing_peer_is_a_line_and_no_error(config, monkeypatch):
 def test_memory_holds_the_weights(config):
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux tells the peak of a process")
-    suite.run(BenchmarkConfig(**{**vars(config), "batch_size": 1, "intervals": [2], "variants": ["plain"]}))
+    suite.run(like(config, intervals=[2], variants=["plain"]))
     (store,) = {record["store_bytes"] for record in lines(config) if record["variant"] == "plain"}
     assert store == 4 * 32 * 8 * 8  # what enters up[0], in float32
