@@ -36,8 +36,8 @@ def case_table(records: Sequence[Record]) -> str:
     if not rows:
         return "\n".join(lines)
     peers = [peer for peer in baselines(rows) if any(ratio_to(row, peer, rows) for row in rows)]
-    header = ["", "variant", "time", "GFLOP/s", "of peak", *(f"x {peer}" for peer in peers), "time / MACs", "over", "error",
-              "memory", "store"]  # fmt: skip
+    header = ["", "variant", "time", "GFLOP/s", "of peak", *(f"x {peer}" for peer in peers), "time / MACs", "over",
+              "error", "memory", "store"]  # fmt: skip
     whats = dict.fromkeys(row["what"] for row in rows)
     ordered = [row for what in whats for row in rows if row["what"] == what]
     table = markdown([header, *(_cells(row, peers, rows) for row in ordered)])

@@ -13,7 +13,8 @@ def row(variant, what, seconds, macs=100, precision="fp32", full=None, **others)
         "case": "tiny, batch 1", "identity": "1", "hardware": "a chip", "threads": 1, "tf32": None,
         "clock": "process CPU time", "versions": {"torch": "2.6"}, "checkpoint": "random", "variant": variant,
         "engine": variant.split()[0], "precision": precision, "what": what, "full": full, "seconds": seconds,
-        "spread": 0.0, "macs": macs, "flops": 2e9, "share": 0.5, "error": 0.0, "peak_bytes": None, "store_bytes": None, **others,
+        "spread": 0.0, "macs": macs, "flops": 2e9, "share": 0.5, "error": 0.0, "peak_bytes": None,
+        "store_bytes": None, **others,
     }  # fmt: skip
 
 
