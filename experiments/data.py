@@ -49,9 +49,12 @@ class ArrayImages:
 
 
 class FolderImages:
-    """The image files below a folder, decoded when asked for: shorter side resized, then centre-cropped."""
+    """The image files below a folder, decoded when asked for: shorter side resized, then centre-cropped.
 
-    def __init__(self, folder: Path, channels: int, resolution: int) -> None:
+    resolution: None leaves every image its size, which must then be the same for all.
+    """
+
+    def __init__(self, folder: Path, channels: int, resolution: int | None) -> None:
         self.paths = image_paths(folder)
         self.channels, self.resolution = channels, resolution
 
@@ -59,19 +62,20 @@ class FolderImages:
         return len(self.paths)
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        return torch.stack([self._read(self.paths[i]) for i in indices])
+        return _stack([self._read(self.paths[i]) for i in indices], self.paths[0].parent)
 
     def _read(self, path: Path) -> Tensor:
-        return to_tensor(crop_to(read_image(path, self.channels, str(path)), self.resolution))
+        image = read_image(path, self.channels, str(path))
+        return to_tensor(image if self.resolution is None else crop_to(image, self.resolution))
 
 
 class ShardImages:
     """The images in a folder of .npz shards, as `scripts/sample.py storage=npz` leaves them: arr_0 (n, H, W, C) uint8
     each, arr_1 (n,) where there are labels. One shard is held at a time; images of another size than `resolution` are
-    resized and cropped as those of image folders are."""
+    resized and cropped as those of image folders are (None: none are)."""
 
-    def __init__(self, folder: Path, channels: int, resolution: int) -> None:
-        self.paths = sorted(folder.glob("*.npz"))
+    def __init__(self, folder: Path, channels: int, resolution: int | None) -> None:
+        self.folder, self.paths = folder, sorted(folder.glob("*.npz"))
         self.channels, self.resolution = channels, resolution
         sizes = [array_header(path)[0][0] for path in self.paths]
         self.starts = list(itertools.accumulate(sizes, initial=0))
@@ -83,11 +87,11 @@ class ShardImages:
     @property
     def labels(self) -> Tensor | None:
         """The labels (N,) of all images; None where the shards have none."""
-        parts = [read_arrays(path).get("arr_1") for path in self.paths]
+        parts = [read_arrays(path, "arr_1").get("arr_1") for path in self.paths]
         return None if any(part is None for part in parts) else torch.from_numpy(np.concatenate(parts)).long()
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        return torch.stack([self._image(int(i)) for i in indices])
+        return _stack([self._image(int(i)) for i in indices], self.folder)
 
     def _image(self, index: int) -> Tensor:
         number = bisect.bisect_right(self.starts, index) - 1
@@ -96,8 +100,8 @@ class ShardImages:
         return self._held[1][index - self.starts[number]]
 
     def _shard(self, path: Path) -> Tensor:
-        pixels = _to_channels(read_arrays(path)["arr_0"], self.channels, f"{path}: arr_0")
-        if pixels.shape[2:] == (self.resolution, self.resolution):
+        pixels = _to_channels(read_arrays(path, "arr_0")["arr_0"], self.channels, f"{path}: arr_0")
+        if self.resolution is None or pixels.shape[2:] == (self.resolution, self.resolution):
             return pixels
         return torch.stack([to_tensor(crop_to(to_image(image), self.resolution)) for image in pixels])
 
@@ -197,6 +201,13 @@ def pad_to(pixels: Tensor, resolution: int, what: str) -> Tensor:
         raise InputError(f"the images of {what} are {height}x{width}, larger than the network's {resolution}")
     top, left = (resolution - height) // 2, (resolution - width) // 2
     return F.pad(pixels, (left, resolution - width - left, top, resolution - height - top))
+
+
+def _stack(images: Sequence[Tensor], folder: Path) -> Tensor:
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1:
+        raise InputError(f"the images in {folder} are of several sizes ({sorted(sizes)}); a set must be of one")
+    return torch.stack(list(images))
 
 
 def _torchvision(name: str, split: str, channels: int) -> ArrayImages:

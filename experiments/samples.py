@@ -127,34 +127,25 @@ def read_png(path: Path) -> Tensor:
 
 
 def open_samples(folder: str | Path) -> FolderImages | ShardImages:
-    """The images of a folder (of files, of shards, or of a run with one set of images) in their own size and channels,
-    which are those of the first. In the order of their seeds; one shard, or the images asked for, in memory.
+    """The images of a folder (of files, of shards, or of a run with one set of images) in their own size, with the
+    channels of the first, in the order of their seeds. One shard, or the images asked for, are in memory.
 
-    Raises InputError where there are none.
+    Raises InputError where there are none; reading one that is damaged or of another size does, too.
     """
     path = sample_folder(Path(folder))
-    channels, height, width = size_of(path)
-    if height != width:
-        raise InputError(f"the images in {path} are {height}x{width}; only square ones are read as a set")
-    return (ShardImages if holds_shards(path) else FolderImages)(path, channels, height)
-
-
-def size_of(folder: Path) -> tuple[int, int, int]:
-    """Channels, height and width of the first image. Raises InputError where there is none."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    if holds_shards(folder):
-        (_, height, width, channels), _ = array_header(min(folder.glob("*.npz")))
-        return channels, height, width
-    channels, height, width = read_png(image_paths(folder)[0]).shape
-    return channels, height, width
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}")
+    if holds_shards(path):
+        shape, _ = array_header(min(path.glob("*.npz")))
+        return ShardImages(path, shape[-1], None)
+    return FolderImages(path, len(read_png(image_paths(path)[0])), None)
 
 
 def labels_of(folder: Path) -> Tensor | None:
     """The labels (N,) of the images in one folder of a run, in the order of `open_samples`; None where they have none.
     Those of shards are in the shards, those of PNGs in the run's records."""
     if holds_shards(folder):
-        return ShardImages(folder, *size_of(folder)[:2]).labels
+        return ShardImages(folder, 3, None).labels
     labels: dict[str, int] = {}
     for path in sorted((folder.parent / "blocks").glob("*.json")):
         try:
