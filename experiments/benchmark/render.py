@@ -9,12 +9,12 @@ from experiments.memory import in_words
 from experiments.tables import markdown
 
 LEGEND = (
-    "time: median of the rounds ± half the distance between quartiles. of peak: achieved floating-point operations as "
-    "a share of what the best of a plain convolution and a matrix product reached in the same rounds. x ...: how many "
-    "times as fast as that variant, peers in the same precision. time / MACs: of the full pass (of uncached sampling) "
-    "of the same variant; over: their quotient, 1 where every MAC saved is time saved. error: largest difference to "
-    "the first variant, relative to its largest output. memory: peak with the weights, over the first of its tasks; "
-    "store: cached features."
+    "time: median of the rounds ± half the distance between quartiles. of peak: floating-point operations per second, "
+    "as a share of what the best of a plain convolution and a matrix product reached in the same rounds; above 100% "
+    "where an algorithm does with fewer multiplications than are counted. x ...: how many times as fast as that "
+    "variant, peers in the same precision. time / MACs: of the full pass (of uncached sampling) of the same variant; "
+    "over: their quotient, 1 where every MAC saved is time saved. error: largest difference to the first variant, "
+    "relative to its largest output. memory: peak with the weights, over the first of its tasks; store: cached features."
 )
 
 
