@@ -42,7 +42,7 @@ class KeptHalf(nn.Module):
     def forward(self, h: Tensor) -> PartialSums:
         """h (B, entering, H, W): what enters up[b]."""
         conv = self.conv(F.silu(self.norm(h[:, : self.whole])))
-        return PartialSums(conv, self.shortcut(h), h[:, self.whole :])
+        return PartialSums(conv, self.shortcut(h), h[:, self.whole :].clone())  # a slice would keep all of h alive
 
 
 class FreshHalf(nn.Module):
