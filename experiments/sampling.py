@@ -15,6 +15,7 @@ from caching import NULL, Cached, Plan
 from experiments.grid import Strategy
 from experiments.pipeline import Pipeline
 from models import SplitUNet
+from models.feature import each
 from samplers import GuidanceConfig, GuidancePlan, Sampler, uncond_evals
 
 
@@ -133,7 +134,8 @@ def warm_up(pipeline: Pipeline, cached: Sequence[Cached], batch_size: int) -> No
     _, tapped = unet(x, t, cond, taps=branches)
     for branch in branches:
         outside = [other for other in branches if other < branch]
-        unet(x, t, cond, branch=branch, feature=tapped[branch], taps=outside)
+        # Copies, as the store's: programs are compiled for a layout.
+        unet(x, t, cond, branch=branch, feature=each(torch.clone, tapped[branch]), taps=outside)
 
 
 def shared(plans: list[Plan]) -> list[Plan]:

@@ -56,6 +56,7 @@ class Programs:
         self._shape = self._shape or x.shape
         if x.shape != self._shape:
             return self._run(x, emb, context, branch, feature, taps)
+        x = x.contiguous(memory_format=torch.channels_last)  # whatever layout the sampler's arithmetic left
         key = branch, tuple(taps)
         if key not in self._programs:
             self._programs[key] = self._compile(*key)

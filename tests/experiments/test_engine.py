@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 import configs
-from caching import Adaptive, Lagrange, NoCache, Reuse, Uniform
+from caching import Adaptive, Lagrange, Nested, NoCache, Reuse, Uniform
 from configs import InputError
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.run import SampleConfig, run
+from experiments.sampling import begin_all, sample_images, warm_up
 from models import FastUNet, SplitUNet, UNet, UNetConfig
+from models.programs import compile_passes
 from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig
 
 MODEL = """
@@ -24,6 +27,7 @@ first_stage: {channel_mult: [1, 2], latent_channels: 3, codebook_size: 32, chann
 conditioning: {classes: {num_classes: 11, dim: 16, unconditional: 10}}
 """
 REUSE, FORECAST = Strategy("r", Uniform(3, 1), Reuse()), Strategy("f", Uniform(3, 1), Lagrange(1))
+NESTED = Strategy("n", Nested([0, 2], [2, 4]), Reuse())
 ADAPTIVE = Strategy("a", Adaptive(), Reuse())
 
 
@@ -86,6 +90,24 @@ def test_what_contradicts_itself_is_refused():
         EngineConfig(engine="fats")
     with pytest.raises(InputError, match="adaptive policies decide in the middle"):
         engine(compile=True).network(ADAPTIVE)
+
+
+@pytest.mark.parametrize("strategy", [REUSE, FORECAST, NESTED], ids=lambda s: s.name)
+def test_nothing_is_compiled_after_the_warm_up(model, strategy, monkeypatch):
+    monkeypatch.setattr("experiments.engine.compile_passes", lambda network: compile_passes(network, "eager"))
+    sampler = Sampler(SamplerConfig("plms", steps=8), DiffusionConfig())
+    made = {}
+    for compiled in (True, False):
+        pipe = load_pipeline("random", model, PipelineConfig(compile=compiled, guidance=GuidanceConfig(2.0)))
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            (one,) = begin_all(pipe, sampler, [strategy])
+            warm_up(pipe, one.cached, 2)
+            count = len(one.cached[0].unet.run) if compiled else 0
+            made[compiled] = [sample_images(pipe, sampler, one, [seed, seed + 1], tqdm(disable=True)).images
+                              for seed in (0, 2)]  # fmt: skip
+            assert not compiled or len(one.cached[0].unet.run) == count > 1
+    for got, wanted in zip(made[True], made[False], strict=True):
+        assert torch.allclose(got, wanted, atol=1e-4 * float(wanted.abs().max()))
 
 
 def test_the_summary_says_what_ran_and_prices_it(model, tmp_path):
