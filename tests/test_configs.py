@@ -8,8 +8,11 @@ from omegaconf import MISSING
 
 import configs
 from configs import InputError
+from experiments.benchmark.settings import BenchmarkConfig
 from experiments.model import ModelConfig
+from experiments.paper_tables import PaperTable
 from experiments.run import SampleConfig
+from experiments.sweep import SweepConfig
 from experiments.trainer import TrainConfig
 
 
@@ -240,7 +243,14 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         configs.find("mnist", "models")
 
 
-SCHEMAS = {".": SampleConfig, "models": ModelConfig, "train": TrainConfig}
+SCHEMAS = {
+    ".": SampleConfig,
+    "benchmarks": BenchmarkConfig,
+    "models": ModelConfig,
+    "sweeps": SweepConfig,
+    "tables": PaperTable,
+    "train": TrainConfig,
+}
 FILES = sorted(configs.FOLDER.rglob("*.yaml"))
 
 
@@ -251,9 +261,23 @@ def test_every_configuration_of_the_project_parses(path):
     assert {item.name for item in fields(parsed)} >= configs.read(path).keys()
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name != "models"], ids=lambda path: path.name)
-def test_every_configuration_names_a_model_that_there_is(path):
-    assert configs.find(configs.read(path)["model"], "models").exists()
+NAMING = [path for path in FILES if "model" in configs.read(path)]
+
+
+@pytest.mark.parametrize("path", NAMING, ids=[str(path.relative_to(configs.FOLDER)) for path in NAMING])
+def test_every_configuration_names_models_that_there_are(path):
+    for model in models_in(configs.read(path)):
+        assert configs.find(model, "models").exists()
+
+
+def models_in(content: Any) -> list[str]:
+    """Whatever a configuration calls `model`, at any depth."""
+    if isinstance(content, list):
+        return [model for item in content for model in models_in(item)]
+    if not isinstance(content, dict):
+        return []
+    named = [content["model"]] if isinstance(content.get("model"), str) else []
+    return named + [model for value in content.values() for model in models_in(value)]
 
 
 # --- names

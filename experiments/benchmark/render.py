@@ -14,7 +14,7 @@ LEGEND = (
     "where an algorithm does with fewer multiplications than are counted. x ...: how many times as fast as that "
     "variant, peers in the same precision. time / MACs: of the full pass (of uncached sampling) of the same variant; "
     "over: their quotient, 1 where every MAC saved is time saved. error: largest difference to the first variant, "
-    "relative to its largest output. memory: peak with the weights, over the first of its tasks; store: cached features."
+    "relative to its largest output. memory: peak with the weights, of the first of its tasks; store: cached features."
 )
 
 
