@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from caching import full_evals
 from experiments.paper_tables import COSTS, Column, Entry, PaperTable, Section
 from experiments.pricing import Price, price
-from experiments.rows import Result, Row
+from experiments.results import Result
+from experiments.rows import Row
 
 PERCENT = ("precision", "recall")  # printed as such; results hold shares
 RESULT = {"throughput": "images_per_second", "psnr": "psnr_mean", "ssim": "ssim_mean"}

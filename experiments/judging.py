@@ -16,12 +16,12 @@ import torch
 from configs import InputError
 from experiments.classifier import BUNDLED
 from experiments.evaluation.clip_score import Scorer, clip_score, load_clip, read_prompts
-from experiments.evaluation.evaluator import images_evaluator
+from experiments.evaluation.evaluator import Evaluator, images_evaluator
 from experiments.evaluation.inception import load_inception
 from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
 from experiments.evaluation.pairs import compare
 from experiments.evaluation.references import Reference, open_reference
-from experiments.evaluation.scores import METRICS, score
+from experiments.evaluation.scores import METRICS, NEIGHBOURS, precision_recall, score
 from experiments.evaluation.sets import ImageSet, open_sets
 
 T = TypeVar("T")
@@ -91,6 +91,8 @@ class Judges:
                 judged.metrics[KEPT[name]] = value
         judged.settings.extend(scores.settings)
         judged.missing.extend(scores.missing)
+        if samples.shape == DIGITS:
+            self._try("precision and recall", judged, lambda: _precision_recall(evaluator, reference, judged))
 
     def _network(self, samples: ImageSet) -> tuple[FeatureNetwork, Sequence[str]]:
         if samples.shape == DIGITS:
@@ -124,3 +126,13 @@ class Judges:
             measure()
         except InputError as error:
             judged.missing.append(f"no {what}: {error}")
+
+
+def _precision_recall(samples: Evaluator, reference: Reference, judged: Judged) -> None:
+    """As of Inception's features, in those of another network."""
+    if reference.features is None:
+        raise InputError(f"{reference.name} holds statistics alone")
+    shares = precision_recall(samples.features(POOL), reference.features)
+    judged.metrics["precision"], judged.metrics["recall"] = shares
+    judged.settings.append(f"precision, recall: with the {NEIGHBOURS} nearest neighbours in the features of "
+                           f"{samples.network.name}, of {len(reference.features)} real images")  # fmt: skip

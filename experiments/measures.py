@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.rows import Result
+from experiments.results import Result
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from experiments.judging import DIGITS, Judges
 from experiments.model import model_config, pick_device
 from experiments.paper_tables import PaperTable, load_table, names
 from experiments.profiles import profiles
-from experiments.rows import Result, Row, execute, find_result, images_in
+from experiments.results import Result
+from experiments.rows import Row, execute, find_result, images_in
 from experiments.run import SampleConfig
 from experiments.sheets import our_name, sheet
 from experiments.tables import Sheet, sheet_csv, sheet_latex, sheet_markdown

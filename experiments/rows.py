@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -16,7 +16,6 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-import configs
 from caching import NULL, NoCache, Plan, full_evals
 from configs import InputError
 from experiments.evaluation.sets import open_sets
@@ -24,6 +23,7 @@ from experiments.grid import default_forecaster, folder_name, strategies
 from experiments.judging import Judges
 from experiments.model import model_config
 from experiments.pricing import costs_of, only_strategy
+from experiments.results import Result, as_text, load_result
 from experiments.run import SampleConfig, default_checkpoint, run
 from experiments.summary import Summary
 from experiments.world import World, join
@@ -54,33 +54,6 @@ class Row:
     @property
     def is_uncached(self) -> bool:
         return self.config == self.uncached.config
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a row: the contents of its file.
-
-    metrics: macs and macs_attention (per network call and image; as the paper counts, and layers with attention
-      products), theoretical_speedup, seconds (of the sampling loop, all images), images_per_second (of one process,
-      decoding included, the median batch); of images that mean something also psnr_mean, psnr_worst (dB), ssim_mean,
-      ssim_worst to the uncached row, and fid, sfid, inception_score, precision, recall, clip_score, or frechet (in the
-      features of another network, which `settings` name). What could not be had is absent; `notes` say why.
-    """
-
-    name: str
-    key: str
-    config: dict[str, Any]
-    error: str | None = None  # the sentence the row failed with; everything below is then empty
-    uncached: str = ""  # key of the row that this one is compared with; "" for an uncached one
-    checkpoint: dict[str, str] = field(default_factory=dict)
-    random_weights: bool = False
-    seeds: list[int] = field(default_factory=list)  # the first and the last
-    calls: dict[str, float] = field(default_factory=dict)  # full, partial, null: per image, averaged
-    plan: list[int | None] | None = None  # the depth of every call, where all images share it
-    environment: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    settings: list[str] = field(default_factory=list)  # how metrics are defined here
-    notes: list[str] = field(default_factory=list)
 
 
 def resolved(config: SampleConfig) -> SampleConfig:
@@ -170,24 +143,6 @@ def images_in(samples: Path, row: Row, name: str, count: int) -> Tensor | None:
 def image_folder(samples: Path, row: Row, name: str) -> Path:
     """Where the images of a row are."""
     return samples / name / folder_name(only_strategy(row.config).name)
-
-
-def as_text(result: Result) -> str:
-    """A result's file: JSON with one line per field."""
-    return (
-        "{\n"
-        + ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in asdict(result).items())
-        + "\n}\n"
-    )
-
-
-def load_result(path: Path) -> Result:
-    """Raises InputError for a file that is damaged or holds no result."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); remove it, and the row is run again") from error
-    return configs.parse(Result, content, where=str(path))
 
 
 class _Executor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from experiments.filling import Cell, FilledRow, Place, fill
 from experiments.paper_tables import Column, PaperTable
-from experiments.rows import Result
+from experiments.results import Result
 from experiments.tables import Line, Sheet
 from experiments.transfer import Transferred
 

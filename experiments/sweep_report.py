@@ -17,7 +17,7 @@ from experiments.charts import HeatMap, Mark, heat_maps, trade_offs
 from experiments.data import holds_shards, image_paths, sample_folder
 from experiments.measures import MEASURES, measured, present
 from experiments.report import Block, Configuration, ImageGrid, Picture, Section, Table, Text, Versions, write_report
-from experiments.rows import Result, load_result
+from experiments.results import Result, load_result
 from experiments.samples import open_samples
 from experiments.sweep_plan import Point, load_sweep_plan
 from experiments.tables import markdown

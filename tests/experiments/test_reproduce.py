@@ -14,7 +14,7 @@ from experiments.cli import main
 from experiments.filling import Cell, Place, fill, runs
 from experiments.paper_tables import load_table, names
 from experiments.reproduce import ReproduceConfig, reproduce
-from experiments.rows import Result
+from experiments.results import Result
 from experiments.sheets import sheet
 from experiments.transfer import transfer
 

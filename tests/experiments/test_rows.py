@@ -11,7 +11,8 @@ import experiments.rows
 from configs import InputError
 from experiments.judging import Judges
 from experiments.pricing import price
-from experiments.rows import Row, execute, key, load_result
+from experiments.results import load_result
+from experiments.rows import Row, execute, key
 from experiments.run import SampleConfig
 
 TINY = """

@@ -11,7 +11,7 @@ import pytest
 import configs
 from configs import InputError
 from experiments import rows as rows_module
-from experiments.rows import Result
+from experiments.results import Result
 from experiments.sweep import SweepConfig, axes, combinations, name_of, run, words
 from experiments.sweep_plan import load_sweep_plan
 from experiments.sweep_report import SweepReport, render
