@@ -71,7 +71,7 @@ class Judges:
         if uncached is not None:
             (reference,) = open_sets(uncached)
             close = compare(samples, reference).summary()
-            judged.metrics.update({name: value for name, value in close.items() if value is not None})
+            judged.metrics.update({name: float(value) for name, value in close.items() if value is not None})
         if self.data is not None:
             self._try("distances to real images", judged, lambda: self._distances(samples, judged))
         if self.clip is not None:

@@ -252,7 +252,7 @@ def _result(row: Row, name: str, uncached: str, summary: Summary) -> Result:
 def count_calls(traces: Sequence[Plan]) -> dict[str, float]:
     """Full, partial and null calls, averaged over the images."""
     full, null = mean(len(full_evals(trace)) for trace in traces), mean(trace.count(NULL) for trace in traces)
-    return {"full": full, "partial": mean(map(len, traces)) - full - null, "null": null}
+    return {"full": float(full), "partial": float(mean(map(len, traces)) - full - null), "null": float(null)}
 
 
 def _failed(row: Row, name: str, sentence: str) -> Result:

@@ -11,7 +11,7 @@ import experiments.rows
 from configs import InputError
 from experiments.judging import Judges
 from experiments.pricing import price
-from experiments.results import load_result
+from experiments.results import as_text, load_result
 from experiments.rows import Row, execute, key
 from experiments.run import SampleConfig
 
@@ -155,6 +155,8 @@ def test_what_judges_can_say_is_added_to_finished_rows(tmp_path, counted):
     assert after.metrics["frechet"] > 0
     assert "mnist_classifier" in after.settings[0]
     assert {name: after.metrics[name] for name in before.metrics} == before.metrics
+    file = tmp_path / "out" / "results" / f"{after.key}.json"
+    assert as_text(load_result(file)) == file.read_text(), "what is read is written alike"
     assert execute([cached], tmp_path / "out") == [after]
 
 
