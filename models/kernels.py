@@ -9,7 +9,7 @@ torch.compile, and when gradients are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -55,7 +55,8 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         if not packs(x, self.weight, self.bias):
             return super().forward(x)
-        return _prepared(self, _algorithm(self, x))(x.contiguous(memory_format=torch.channels_last))
+        operation = _prepared(self, _algorithm(self, x), x.shape[2:])
+        return operation(x.contiguous(memory_format=torch.channels_last))
 
 
 class Linear(nn.Linear):
@@ -68,21 +69,21 @@ class Linear(nn.Linear):
         return _prepared(self, _linear)(x)
 
 
-def _prepared(layer: Conv2d | Linear, prepare: Callable[[nn.Module], Operation]) -> Operation:
-    """The operation that `prepare` makes of the layer: once, until its parameters change."""
+def _prepared(layer: nn.Module, prepare: Callable[..., Operation], *size: Sequence[int]) -> Operation:
+    """The operation that `prepare` makes of the layer, once for a size of feature maps, until the parameters change."""
     state = [_state(parameter) for parameter in (layer.weight, layer.bias) if parameter is not None]
     known = layer.__dict__.setdefault("prepared", {})
-    if prepare not in known or known[prepare][0] != state:
+    if known.get((prepare, size), [None])[0] != state:
         with torch.no_grad():
-            known[prepare] = state, prepare(layer)
-    return known[prepare][1]
+            known[prepare, size] = state, prepare(layer, *size)
+    return known[prepare, size][1]
 
 
 def _state(parameter: Tensor) -> tuple[int, int]:
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
-def _algorithm(conv: Conv2d, x: Tensor) -> Callable[[nn.Module], Operation]:
+def _algorithm(conv: Conv2d, x: Tensor) -> Callable[..., Operation]:
     if conv.stride == (1, 1) and conv.kernel_size == (1, 1) and conv.padding == (0, 0):
         return _product
     if (
@@ -95,20 +96,20 @@ def _algorithm(conv: Conv2d, x: Tensor) -> Callable[[nn.Module], Operation]:
     return _direct
 
 
-def _product(conv: nn.Conv2d) -> Operation:
+def _product(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
     """A 1x1 convolution is a linear layer of every pixel."""
     weight, bias = pack_linear(conv.weight.flatten(1)), conv.bias
     return lambda x: multiply(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
-def _winograd(conv: nn.Conv2d) -> Operation:
-    filters = winograd.transform(conv.weight, conv.bias)
+def _winograd(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
+    filters = winograd.transform(conv.weight, conv.bias, size)
     return lambda x: winograd.convolution(x, filters)
 
 
-def _direct(conv: nn.Conv2d) -> Operation:
+def _direct(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
     padding, stride, bias = conv.padding, conv.stride, conv.bias
-    weight = pack_conv(conv.weight, padding, stride)
+    weight = pack_conv(conv.weight, size, padding, stride)
     return lambda x: convolve(x, weight, bias, padding, stride)
 
 

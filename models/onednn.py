@@ -19,7 +19,7 @@ def unpackable(dtype: torch.dtype) -> str | None:
         return f"oneDNN has no layers of {dtype}"
     try:
         x, weight = torch.ones(1, 16, 4, 4, dtype=dtype), torch.ones(16, 16, 3, 3, dtype=dtype)
-        convolve(x, pack_conv(weight, (1, 1)), None, (1, 1))
+        convolve(x, pack_conv(weight, (4, 4), (1, 1)), None, (1, 1))
         multiply(x[0, 0], pack_linear(torch.ones(16, 4, dtype=dtype)))
     except (AttributeError, RuntimeError) as error:  # torch built without oneDNN, or a processor without the type
         return f"this PyTorch cannot pack weights of {dtype} here ({str(error).splitlines()[0]})"
@@ -34,25 +34,21 @@ def packs(*tensors: Tensor | None) -> bool:
     return not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors))
 
 
-def pack_conv(weight: Tensor, padding: Sequence[int], stride: Sequence[int] = (1, 1), groups: int = 1) -> Tensor:
-    """weight (O, C / groups, kh, kw) -> the same for `convolve`, opaque."""
-    # The input's size is a hint. Packed for a small one, weights fit large ones, too, and not the reverse.
-    hint = [1, weight.shape[1] * groups, 8, 8]
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, (1, 1), groups, hint)
+def pack_conv(weight: Tensor, size: Sequence[int], padding: Sequence[int], stride: Sequence[int] = (1, 1)) -> Tensor:
+    """weight (O, C, kh, kw) -> the same for `convolve`, opaque.
+
+    size: (H, W) of the inputs to come, in batches of any size. Packed for another, weights may be rearranged in every
+    call, a hundred times as slowly.
+    """
+    inputs = [1, weight.shape[1], *size]
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, (1, 1), 1, inputs)
 
 
 def convolve(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
-    padding: Sequence[int],
-    stride: Sequence[int] = (1, 1),
-    groups: int = 1,
+    x: Tensor, packed: Tensor, bias: Tensor | None, padding: Sequence[int], stride: Sequence[int] = (1, 1)
 ) -> Tensor:
     """x (B, C, H, W), channels last, and a packed weight -> (B, O, H', W'), channels last."""
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, packed, bias, padding, stride, (1, 1), groups, "none", [], ""
-    )  # fmt: skip
+    return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, padding, stride, (1, 1), 1, "none", [], "")
 
 
 def pack_linear(weight: Tensor) -> Tensor:

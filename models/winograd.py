@@ -13,11 +13,11 @@ convolution in float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.onednn import convolve, pack_conv
 
@@ -39,13 +39,17 @@ class Filters(NamedTuple):
 
     packed: tuple[Tensor, ...]  # six, (O, C, 1, 3)
     bias: Tensor | None  # (O,)
+    outputs: int  # O
+    band: int  # rows that are computed at a time
 
 
-def transform(weight: Tensor, bias: Tensor | None) -> Filters:
-    """weight (O, C, 3, 3), bias (O,) -> what `convolution` takes. Computed in float64."""
+def transform(weight: Tensor, bias: Tensor | None, size: Sequence[int]) -> Filters:
+    """weight (O, C, 3, 3), bias (O,), (H, W) of the inputs -> what `convolution` takes. Computed in float64."""
+    band = _band(*size)
     matrix = torch.tensor(G, dtype=torch.float64)
     filters = torch.einsum("ij,ocjw->iocw", matrix, weight.double()).to(weight.dtype).unsqueeze(-2)
-    return Filters(tuple(pack_conv(row, (0, 1)) for row in filters), bias)
+    packed = tuple(pack_conv(row, (band // 4, size[1]), (0, 1)) for row in filters)
+    return Filters(packed, bias, weight.shape[0], band)
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -60,36 +64,48 @@ def convolution(x: Tensor, filters: Filters) -> Tensor:
     """x (B, C, H, W), channels last, H a multiple of 4 -> (B, O, H, W), of stride 1 and padding 1."""
     pixels = x.permute(0, 2, 3, 1)
     batch, height, width, _ = pixels.shape
-    out = x.new_empty(batch, height, width, filters.packed[0].shape[0])
-    images, rows = max(1, PIXELS // (height * width)), max(1, PIXELS // width // 4) * 4
-    for some in (slice(start, start + images) for start in range(0, batch, images)):
-        padded = F.pad(pixels[some], (0, 0, 0, 0, 1, 1))
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            _band(padded[:, top : bottom + 2], filters, out[some, top:bottom])
+    out = x.new_empty(batch, height, width, filters.outputs)
+    images = max(1, PIXELS // (height * width))
+    for first in range(0, batch, images):
+        some = slice(first, first + images)
+        for top in range(0, height, filters.band):
+            rows = slice(top, top + filters.band)
+            _rows(pixels[some], rows, filters, out[some, rows])
     return out.permute(0, 3, 1, 2)
 
 
-def _band(padded: Tensor, filters: Filters, out: Tensor) -> None:
-    """padded (B, H + 2, W, C), with a row more above and below; out (B, H, W, O)."""
-    height = out.shape[1]
-    inputs = _inputs([padded[:, i : i + height - 3 : 4] for i in range(6)])
+def _band(height: int, width: int) -> int:
+    """Into how many rows a map is cut: equal bands of at most PIXELS, if it can be, each a multiple of 4 rows."""
+    quads = height // 4
+    return 4 * next(n for n in range(quads, 0, -1) if quads % n == 0 and (4 * n * width <= PIXELS or n == 1))
+
+
+def _rows(x: Tensor, rows: slice, filters: Filters, out: Tensor) -> None:
+    """x (B, H, W, C); out (B, rows, W, O): these rows of the convolution."""
     products = [
-        convolve(rows.permute(0, 3, 1, 2), weight, None, (0, 1)).permute(0, 2, 3, 1)
-        for rows, weight in zip(inputs, filters.packed, strict=True)
+        convolve(d.permute(0, 3, 1, 2), weight, None, (0, 1)).permute(0, 2, 3, 1)
+        for d, weight in zip(_inputs(x, rows.start, rows.stop), filters.packed, strict=True)
     ]
     _outputs(products, filters.bias, [out[:, i::4] for i in range(4)])
 
 
-def _inputs(d: list[Tensor]) -> list[Tensor]:
+def _inputs(x: Tensor, top: int, bottom: int) -> list[Tensor]:
     """Bᵀ d = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]] d"""
+    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]] d
+
+    d[i]: the rows i - 1, i + 3, i + 7, … from `top` on. Row -1 and the row below the last are zero: they are left out.
+    """
+    above, below = x[:, top - 1 if top else 3 : bottom - 4 : 4], x[:, top + 4 : bottom + 1 : 4]
+    d = [above, *(x[:, top + i : bottom : 4] for i in range(4)), below]
+
+    zeroth = torch.sub(d[4], d[2], alpha=5)
+    zeroth[:, 0 if top else 1 :].add_(above, alpha=4)
     even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
     first, second = even + odd, even.sub_(odd)
     even, odd = d[4] - d[2], d[3] - d[1]
     third, fourth = torch.add(even, odd, alpha=2), even.sub_(odd, alpha=2)
-    zeroth = torch.sub(d[4], d[2], alpha=5).add_(d[0], alpha=4)
-    last = torch.sub(d[5], d[3], alpha=5).add_(d[1], alpha=4)
+    last = torch.mul(d[1], 4).sub_(d[3], alpha=5)
+    last[:, : below.shape[1]].add_(below)
     return [zeroth, first, second, third, fourth, last]
 
 
