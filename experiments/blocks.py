@@ -139,7 +139,7 @@ class RunFolder:
         tasks, sentences = [], [f"{path} is not of this run, and is left alone" for path in self._strangers()]
         for block in tqdm(self.blocks(seeds), desc="checking what is there", unit="block", delay=1, leave=False):
             record, sentence = self._examine(block)
-            asked = set(seeds) & set(block)
+            asked = {seed for seed in block if seed in seeds}
             if sentence or record is None or not asked <= set(record.seeds):
                 stored = set(record.seeds) if record else set()
                 tasks.append(Task(block, sorted(asked | stored | self._present(block))))

@@ -121,9 +121,9 @@ def test_seeds_count_from_the_first(tiny, tmp_path):
 
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(tiny, tmp_path):
     run(config_of(tiny, tmp_path))
-    with pytest.raises(InputError, match="sampler.steps 5 there, 6 here"):
+    with pytest.raises(InputError, match=r"sampler\.steps 5 there, 6 here"):
         run(config_of(tiny, tmp_path, sampler={"steps": 6}))
-    with pytest.raises(InputError, match="policy.interval 3 there, 2 here"):
+    with pytest.raises(InputError, match=r"policy\.interval 3 there, 2 here"):
         run(config_of(tiny, tmp_path, policy={"name": "uniform", "interval": 2, "branch": 1}))
     run(config_of(tiny, tmp_path, num_images=2, device="auto"))  # no image depends on these
 
