@@ -24,7 +24,7 @@ from caching import (
 from caching.search import evenly
 from configs import InputError
 
-COSTS = PassCosts(full=Macs(layers=100), partial=tuple(Macs(layers=20 * (b + 1)) for b in range(4)))
+COSTS = PassCosts(Macs(layers=100), partial=tuple(Macs(layers=20 * (b + 1)) for b in range(4)), kept=(Macs(),) * 4)
 
 
 def test_a_price_is_a_share_of_full_passes():
