@@ -179,11 +179,11 @@ class RunFolder:
         """The record, if it can be read, and what is wrong with the block, if anything."""
         try:
             record = self.record(block)
+            return record, next(self._damage(record), "")
         except FileNotFoundError:
             return None, "they were begun and not finished" if self._present(block) else ""
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return None, f"{self._record_path(block)} is damaged ({error})"
-        return record, next(self._damage(record), "")
 
     def _damage(self, record: Record) -> Iterator[str]:
         for name in self.strategies:

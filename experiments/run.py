@@ -141,14 +141,16 @@ def begin(job: Job, seeds: range) -> list[Task]:
 def output_folder(
     config: SampleConfig, model: ModelConfig, pipeline: Pipeline, chosen: Sequence[Strategy]
 ) -> RunFolder:
-    known = identity(config, model, pipeline)
+    known = identity(config, model, pipeline, chosen)
     path = Path("outputs") / f"{Path(config.model).stem}-{_digest(known)[:8]}" if config.out is None else config.out
     names = [strategy.name for strategy in chosen]
     size = 0 if config.batch_size == AUTO else int(config.batch_size)  # 0: `run` settles it
     return RunFolder(Path(path), known, names, size, config.storage)
 
 
-def identity(config: SampleConfig, model: ModelConfig, pipeline: Pipeline) -> dict[str, Any]:
+def identity(
+    config: SampleConfig, model: ModelConfig, pipeline: Pipeline, chosen: Sequence[Strategy]
+) -> dict[str, Any]:
     """All that the images of a run depend on besides their seeds, as flat settings. Of files it is their contents."""
     settings = {key: value for key, value in asdict(config).items() if key not in NO_IMAGE}
     network = {key: value for key, value in asdict(model).items() if key not in ("checkpoints", "paper_group_norms")}
@@ -156,9 +158,9 @@ def identity(config: SampleConfig, model: ModelConfig, pipeline: Pipeline) -> di
         settings["forecaster"] = default_forecaster(config.sampler)
     if config.prompts is not None:
         settings["prompts"] = _digest(pipeline.prompts)
-    plan = str(config.policy.get("file", config.policy["name"]))
-    if plan.endswith(".json"):
-        settings["plan"] = _digest(json.loads(Path(plan).read_text(encoding="utf-8")))
+    plans = [asdict(strategy.policy.saved) for strategy in chosen if isinstance(strategy.policy, PlanFile)]
+    if plans:
+        settings["policy"] = {"name": "plan", "plans": _digest(plans)}
     settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
     return dict(_flat({**settings, "model": Path(config.model).stem, "network": _digest(network)}))
 

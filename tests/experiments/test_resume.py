@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ import torch
 from processes import finish, running, start
 
 import configs
+from caching import SavedPlan
 from configs import InputError
 from experiments.run import SampleConfig, run
+from samplers import SamplerConfig
 
 TINY = """
 network: {resolution: 8, channels: 32, channel_mult: [1, 2], num_res_blocks: 1}
@@ -227,6 +230,25 @@ def test_another_network_under_the_same_name_is_refused(model, tmp_path):
     Path(model).write_text(TINY.replace("[1, 2]", "[1, 1]"))
     with pytest.raises(InputError, match=r"network .* there, .* here"):
         run(config_of(model, tmp_path / "out", num_images=2))
+
+
+def test_a_plan_file_may_move_but_not_change(model, tmp_path):
+    def plan(file: str, entries: list) -> dict[str, str]:
+        SavedPlan(entries, {"name": "reuse"}, "", asdict(SamplerConfig(steps=4)), [750, 500, 250, 0]).save(
+            tmp_path / file
+        )
+        return {"policy.name": str(tmp_path / file), "num_images": 2}
+
+    words = [word for word in words_of(model, tmp_path / "out") if not word.startswith("policy.")]
+
+    def config(settings: dict) -> SampleConfig:
+        given = [*words, *(f"{key}={value}" for key, value in settings.items())]
+        return configs.parse(SampleConfig, configs.parse_words(given), where="test")
+
+    run(config(plan("a/mine.json", [None, 0, None, 0])))
+    run(config(plan("b/mine.json", [None, 0, None, 0])))
+    with pytest.raises(InputError, match=r"policy\.plans .* there, .* here"):
+        run(config(plan("a/mine.json", [None, 0, 0, 0])))
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(model, tmp_path):
