@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,9 +36,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) -> (B, C, H, W); there is no context to attend to."""
         height = x.shape[2]
-        qkv = rearrange(self.qkv(self.norm(x)), "b (n heads d) h w -> n b heads (h w) d", n=3, heads=self.heads)
-        # The fused attention kernels want the last dimension dense; a strided view falls back to two products.
-        q, k, v = qkv.contiguous().unbind()
+        # The fused attention kernels want the last dimension dense: channels last. They fall back to two products else.
+        qkv = self.qkv(self.norm(x)).contiguous(memory_format=torch.channels_last)
+        q, k, v = rearrange(qkv, "b (n heads d) h w -> n b heads (h w) d", n=3, heads=self.heads)
         h = rearrange(self.attend(q, k, v), "b heads (h w) d -> b (heads d) h w", h=height)
         return x + self.proj(h)
 

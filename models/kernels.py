@@ -131,7 +131,8 @@ class TiledAttend(Attend):
         """q (B, heads, L, d), k and v (B, heads, M, d) -> (B, heads, L, d)."""
         if k.shape[-2] < 256 or k.shape[-1] <= 32 or not packs(q, k, v):
             return super().forward(q, k, v)
-        q, k, v = (q * q.shape[-1] ** -0.5).contiguous(), k.contiguous(), v.transpose(-1, -2).contiguous()
+        q = torch.mul(q, q.shape[-1] ** -0.5, out=q.new_empty(q.shape))
+        k, v = k.contiguous(), v.transpose(-1, -2).contiguous()
         batch, heads, length, width = q.shape
         out = q.new_empty(batch, length, heads, width).transpose(1, 2)
         for image in range(batch):
