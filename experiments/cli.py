@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import configs
 from configs import InputError
-from experiments.world import is_first, join
+from experiments.runs.world import is_first, join
 
 T = TypeVar("T")
 

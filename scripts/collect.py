@@ -7,7 +7,7 @@ file holds arr_0 (N, H, W, C) uint8, in the order of the seeds, and of class-con
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.collect import CollectConfig, collect
+from experiments.runs.collect import CollectConfig, collect
 
 if __name__ == "__main__":
     main(lambda config: print(collect(config)), CollectConfig, argument="folder", doc=__doc__)

@@ -8,7 +8,7 @@ MODEL is a file of configs/models (default mnist32). Examples:
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.cost import CostConfig, report
+from experiments.paper.cost import CostConfig, report
 
 if __name__ == "__main__":
     main(lambda config: print(report(config)), CostConfig, default="configs/models/mnist32.yaml", doc=__doc__)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from experiments.cli import main
 from experiments.evaluation.evaluate import EvaluateConfig, evaluate
-from experiments.world import is_first
+from experiments.runs.world import is_first
 
 
 def measure(config: EvaluateConfig) -> None:

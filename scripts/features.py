@@ -10,7 +10,7 @@ features between all pairs of steps, and between neighbours) and drift.png (rela
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.features import FeaturesConfig, draw_features
+from experiments.planning.features import FeaturesConfig, draw_features
 
 if __name__ == "__main__":
     main(lambda config: print(draw_features(config)), FeaturesConfig, default="mnist32", doc=__doc__)

@@ -10,7 +10,7 @@ OUT/frontier.md and OUT/frontier.png are made from them.
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.frontier import Frontier, FrontierConfig
+from experiments.planning.frontier import Frontier, FrontierConfig
 
 if __name__ == "__main__":
     main(lambda config: print(Frontier(config).run()), FrontierConfig, doc=__doc__)

@@ -10,7 +10,7 @@ without it there are no distances.
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.judge import JudgeConfig, judge
+from experiments.evaluation.judge import JudgeConfig, judge
 
 if __name__ == "__main__":
     main(lambda config: print(judge(config)), JudgeConfig, argument="folder", doc=__doc__)

@@ -17,9 +17,9 @@ from __future__ import annotations
 import sys
 
 from experiments.cli import main
-from experiments.reproduce import ReproduceConfig, reproduce
-from experiments.tables import sheet_markdown
-from experiments.world import is_first
+from experiments.paper.reproduce import ReproduceConfig, reproduce
+from experiments.reports.tables import sheet_markdown
+from experiments.runs.world import is_first
 
 
 def run(config: ReproduceConfig) -> None:

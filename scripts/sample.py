@@ -14,8 +14,8 @@ goes on where it was when the same command is given again, with any number of pr
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.run import SampleConfig, run
-from experiments.world import is_first
+from experiments.runs.run import SampleConfig, run
+from experiments.runs.world import is_first
 
 
 def sample(config: SampleConfig) -> None:

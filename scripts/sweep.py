@@ -17,8 +17,8 @@ from __future__ import annotations
 import sys
 
 from experiments.cli import main
-from experiments.sweep import SweepConfig, run
-from experiments.world import is_first, join
+from experiments.runs.world import is_first, join
+from experiments.sweeps.sweep import SweepConfig, run
 
 
 def sweep(config: SweepConfig) -> None:

@@ -11,8 +11,8 @@ every save and, at the end, model.safetensors.
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.train import train
-from experiments.trainer import TrainConfig
+from experiments.training.train import train
+from experiments.training.trainer import TrainConfig
 
 if __name__ == "__main__":
     main(lambda config: print(f"wrote {train(config)}"), TrainConfig, default="configs/train/mnist32.yaml", doc=__doc__)

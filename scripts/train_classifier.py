@@ -6,7 +6,7 @@ Two to three minutes on one CPU core; writes `out` with the architecture, the tr
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.train_classifier import TrainClassifierConfig, train_classifier
+from experiments.training.train_classifier import TrainClassifierConfig, train_classifier
 
 
 def run(config: TrainClassifierConfig) -> None:

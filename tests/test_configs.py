@@ -10,10 +10,10 @@ import configs
 from configs import InputError
 from experiments.benchmark.settings import BenchmarkConfig
 from experiments.model import ModelConfig
-from experiments.paper_tables import PaperTable
-from experiments.run import SampleConfig
-from experiments.sweep import SweepConfig
-from experiments.trainer import TrainConfig
+from experiments.paper.paper_tables import PaperTable
+from experiments.runs.run import SampleConfig
+from experiments.sweeps.sweep import SweepConfig
+from experiments.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from experiments.benchmark.records import Record
 from experiments.benchmark.settings import Case
 from experiments.benchmark.variants import Variant
 from experiments.benchmark.workload import Task, Workload
-from experiments.memory import PeakMemory
+from experiments.runs.memory import PeakMemory
 
 CLASSES = {"plain": Ours, "fast": Ours, "diffusers": Diffusers, "deepcache": DeepCache}  # of the engines
 COMPILED_CALLS = 2  # before a compiled network is as quick as it gets: CUDA graphs are recorded at the second

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.benchmark.records import Record
-from experiments.memory import in_words
-from experiments.tables import markdown
+from experiments.reports.tables import markdown
+from experiments.runs.memory import in_words
 
 LEGEND = (
     "time: median of the rounds ± half the distance between quartiles. of peak: floating-point operations per second, "

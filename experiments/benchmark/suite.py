@@ -6,12 +6,12 @@ import sys
 
 from tqdm import tqdm
 
-from experiments import pictures
 from experiments.benchmark import plot, render
 from experiments.benchmark.measure import about, measure
 from experiments.benchmark.records import Records, identity
 from experiments.benchmark.settings import BenchmarkConfig
 from experiments.benchmark.workload import Workload
+from experiments.reports import pictures
 from models.files import write_atomically
 
 

@@ -15,7 +15,7 @@ from caching import NoCache, PassCosts, Policy, Uniform, pass_costs
 from configs import InputError
 from experiments.benchmark.settings import Case
 from experiments.model import ModelConfig, model_config, pick_device
-from experiments.run import SampleConfig
+from experiments.runs.run import SampleConfig
 from models import UNet
 from samplers import ImageNoise, Sampler
 

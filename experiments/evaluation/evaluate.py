@@ -9,7 +9,6 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from configs import InputError, one_of
-from experiments.classifier import BUNDLED
 from experiments.evaluation.clip_score import ARCHITECTURE, WEIGHTS, clip_score, load_clip, read_prompts
 from experiments.evaluation.evaluator import images_evaluator
 from experiments.evaluation.inception import is_published, load_inception
@@ -19,7 +18,8 @@ from experiments.evaluation.references import Reference, open_reference, save_st
 from experiments.evaluation.result import Evaluation
 from experiments.evaluation.scores import METRICS, Scores, score
 from experiments.evaluation.sets import ImageSet, open_sets
-from experiments.world import World, join
+from experiments.runs.world import World, join
+from experiments.training.classifier import BUNDLED
 
 OF_INCEPTION = ("fid", "sfid", "is", "kid", "prc")
 OF_PAIRS = ("psnr", "ssim", "lpips")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from configs import InputError
 from experiments.data import Images
+from experiments.evaluation.frechet import FeatureStatistics
 from experiments.evaluation.networks import FeatureNetwork
-from experiments.frechet import FeatureStatistics
-from experiments.world import World
+from experiments.runs.world import World
 from models import reading
 from models.files import write_safetensors
 

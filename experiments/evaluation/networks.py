@@ -11,8 +11,8 @@ from torch import Tensor
 
 import configs
 from configs import InputError
-from experiments import classifier
 from experiments.evaluation.cifar_resnet import is_resnet, load_resnet
+from experiments.training import classifier
 from models import reading
 from models.download import digest
 

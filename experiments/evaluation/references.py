@@ -12,12 +12,12 @@ from torch import Tensor
 from configs import InputError
 from experiments.data import Images, data_name, open_images, read_arrays
 from experiments.evaluation.evaluator import images_evaluator
+from experiments.evaluation.frechet import FeatureStatistics, Gaussian, Moments
 from experiments.evaluation.inception import NAME, SPATIAL
 from experiments.evaluation.lsun import PREFIX, LsunImages
 from experiments.evaluation.networks import POOL, FeatureNetwork
 from experiments.evaluation.sets import npz_images
-from experiments.frechet import FeatureStatistics, Gaussian, Moments
-from experiments.world import World
+from experiments.runs.world import World
 from models.files import write_atomically
 
 # The keys of pytorch-fid (the first pair) and of OpenAI's evaluator (both; arr_0 holds images).

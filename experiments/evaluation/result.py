@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.evaluation.extras import versions
-from experiments.tables import markdown
+from experiments.reports.tables import markdown
 from models.files import write_atomically
 
 Values = Mapping[str, float | None]

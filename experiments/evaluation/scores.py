@@ -12,10 +12,10 @@ from torch import Tensor
 from configs import InputError
 from experiments.evaluation.evaluator import Evaluator
 from experiments.evaluation.extras import optional
+from experiments.evaluation.frechet import frechet_distance
 from experiments.evaluation.inception import NAME, SPATIAL
 from experiments.evaluation.networks import POOL
 from experiments.evaluation.references import Reference
-from experiments.frechet import frechet_distance
 
 SPLITS = 10  # of IS (Salimans et al. 2016)
 SUBSETS, SUBSET_SIZE = 100, 1000  # of KID (Bińkowski et al. 2018), as torch-fidelity and most papers take them

@@ -14,8 +14,8 @@ from configs import InputError
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
-from experiments.run import SampleConfig, run
-from experiments.sampling import begin_all, sample_images, warm_up
+from experiments.runs.run import SampleConfig, run
+from experiments.runs.sampling import begin_all, sample_images, warm_up
 from models import FastUNet, SplitUNet, UNet, UNetConfig
 from models.programs import compile_passes
 from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig

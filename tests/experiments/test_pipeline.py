@@ -13,8 +13,8 @@ from caching import Adaptive, Fitted, NoCache, Reuse, Threshold, Uniform, pass_c
 from configs import InputError
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
-from experiments.run import SampleConfig, run
-from experiments.sampling import Made, begin_all, sample_images
+from experiments.runs.run import SampleConfig, run
+from experiments.runs.sampling import Made, begin_all, sample_images
 from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig
 from samplers.sampler import SAMPLERS
 

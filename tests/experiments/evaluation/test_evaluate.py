@@ -16,12 +16,12 @@ from configs import InputError
 from experiments.evaluation import evaluate as module
 from experiments.evaluation.evaluate import EvaluateConfig, evaluate
 from experiments.evaluation.evaluator import Evaluator, Evaluators
+from experiments.evaluation.frechet import frechet_distance
+from experiments.evaluation.judge import JudgeConfig, judge
 from experiments.evaluation.sets import open_sets
-from experiments.frechet import frechet_distance
 from experiments.grid import folder_name
 from experiments.images import save_png
-from experiments.judge import JudgeConfig, judge
-from experiments.run import SampleConfig, run
+from experiments.runs.run import SampleConfig, run
 from samplers import SamplerConfig
 
 

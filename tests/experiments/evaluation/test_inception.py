@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from configs import InputError
 from experiments.evaluation.evaluator import Evaluator
+from experiments.evaluation.frechet import FeatureStatistics, frechet_distance
 from experiments.evaluation.inception import is_published, load_inception, spatial_features
 from experiments.evaluation.references import Reference
 from experiments.evaluation.scores import score
-from experiments.frechet import FeatureStatistics, frechet_distance
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
 COUNT = 12  # images of each set

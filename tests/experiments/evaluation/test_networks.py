@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from configs import InputError
-from experiments import classifier
 from experiments.evaluation.cifar_resnet import ResNet
 from experiments.evaluation.networks import load_features
+from experiments.training import classifier
 from models.download import digest
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

@@ -8,9 +8,9 @@ import torch
 from scipy.linalg import sqrtm
 
 from experiments.evaluation.evaluator import Evaluator
+from experiments.evaluation.frechet import FeatureStatistics, Gaussian, frechet_distance
 from experiments.evaluation.references import Reference
 from experiments.evaluation.scores import METRICS, inception_score, kernel_distance, precision_recall, score
-from experiments.frechet import FeatureStatistics, Gaussian, frechet_distance
 
 
 def features(seed: int, count: int, width: int) -> torch.Tensor:

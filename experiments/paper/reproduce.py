@@ -1,0 +1,222 @@
+"""The paper's tables, run or priced, beside what the paper prints: scripts/reproduce.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import configs
+from configs import InputError
+from experiments.data import data_name
+from experiments.model import model_config, pick_device
+from experiments.paper.filling import Place, fill, runs
+from experiments.paper.paper_tables import PaperTable, load_table, names
+from experiments.paper.profiles import profiles
+from experiments.paper.sheets import our_name, sheet
+from experiments.paper.transfer import PASSED_ON, Transferred, transfer
+from experiments.reports import report
+from experiments.reports.tables import Sheet, sheet_csv, sheet_latex, sheet_markdown
+from experiments.rows.judging import DIGITS, Judges
+from experiments.rows.results import Result
+from experiments.rows.rows import Row, execute, find_result, images_in
+from experiments.runs.run import SampleConfig
+from experiments.runs.world import is_first, join
+from models.files import write_atomically
+
+SHOWN = 8  # images of every row on the page
+CLIP = "ViT-g-14/laion2b_s34b_b88k"  # of the paper's scores
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """One run of scripts/reproduce.py. What is null is the table's own."""
+
+    table: str | None = None  # table1 … table14, or a YAML file
+    all: bool = False  # every table
+    cost_only: bool = False  # MACs and what follows from them: needs no checkpoint and samples nothing
+    sections: list[str] | None = None  # those to run; the others show what was run before
+    model: str | None = None  # another one, NAME in configs/models
+    checkpoint: str | None = None  # random: costs and times on reproducible random weights
+    steps: int | None = None  # of the uncached sampler; centres and fewer steps scale with it
+    num_images: int | None = None
+    batch_size: int | str | None = None  # or auto
+    seed: int | None = None
+    precision: str | None = None
+    prompts: str | None = None  # text models: a file with one per line
+    data: str | None = None  # real images or their statistics; of digits mnist
+    inception: str | None = None  # the weights of FID's network
+    clip: str = CLIP  # ARCHITECTURE/WEIGHTS of open_clip, or a file of its weights
+    device: str = "auto"
+    out: str = "outputs/tables"  # takes the tables, and results/
+    samples: str = "outputs/samples"  # takes the images
+
+    def __post_init__(self) -> None:
+        if (self.table is None) != self.all:
+            raise InputError(f"name either a table or --all; known: {', '.join(names())}")
+
+    @property
+    def command(self) -> str:
+        """That makes the same, wherever known data lie on another machine."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        if self.data is not None and data_name(self.data) in ("mnist", "cifar10"):
+            given["data"] = data_name(self.data)
+        words = [given.pop("table")] if "table" in given else []
+        for key, value in given.items():
+            shown = f"[{','.join(value)}]" if isinstance(value, list) else value
+            words.append(f"--{key.replace('_', '-')}" if value is True else f"{key}={shown}")
+        return " ".join(["python scripts/reproduce.py", *(f'"{word}"' if " " in word else word for word in words)])
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What was made of one table."""
+
+    name: str
+    moved: Transferred
+    results: dict[Place, Result]
+    sheet: Sheet
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The sentence of every row that failed."""
+        return {f"{self.name}, {result.name}": result.error for result in self.results.values() if result.error}
+
+
+def reproduce(config: ReproduceConfig) -> list[Reproduced]:
+    """Runs what is missing of the tables and writes them as Markdown, CSV and LaTeX, and one HTML page.
+
+    Raises InputError for a table, section, model or key that does not exist.
+    """
+    chosen = {Path(name).stem: load_table(name) for name in (names() if config.all else [config.table])}
+    made = []
+    with tqdm(chosen.items(), unit="table", disable=len(chosen) < 2 or not is_first()) as bar:
+        for name, table in bar:
+            made.append(_reproduce(name, table, config))
+    join().first(lambda: _write(made, config))
+    return made
+
+
+def _reproduce(name: str, table: PaperTable, config: ReproduceConfig) -> Reproduced:
+    _check(name, table, config)
+    moved = transfer(table, _changes(table, config))
+    results = {} if config.cost_only or not table.is_sampled else _sample(moved.table, config)
+    return Reproduced(name, moved, results, sheet(moved, results, config.command))
+
+
+def _check(name: str, table: PaperTable, config: ReproduceConfig) -> None:
+    known = [section.name for section in table.sections]
+    if config.sections and config.model:
+        raise InputError("sections are the paper's data sets; on another model leave them out")
+    for section in config.sections or []:
+        configs.one_of(section, known, f"the section of {name}")
+    if config.data and not config.model and len(known) > 1 and len(config.sections or known) > 1:
+        raise InputError(f"data={config.data} is one data set, but {name} has several sections; name the one it "
+                         f"belongs to, e.g. sections=[{known[0]!r}]")  # fmt: skip
+
+
+def _changes(table: PaperTable, config: ReproduceConfig) -> dict[str, Any]:
+    """What `transfer` is told. Random weights are tried on one batch."""
+    changes = {key: getattr(config, key) for key in ("model", "steps", *PASSED_ON)}
+    if config.checkpoint == "random" and config.num_images is None:
+        own = SampleConfig.batch_size if config.model else min(s.base["batch_size"] for s in table.sections)
+        changes["num_images"] = config.batch_size if isinstance(config.batch_size, int) else own
+    return changes
+
+
+def _sample(table: PaperTable, config: ReproduceConfig) -> dict[Place, Result]:
+    """Runs the rows of the chosen sections; of the others, reads what there is."""
+    out, samples = Path(config.out), Path(config.samples)
+    places = dict(runs(table))
+    wanted = config.sections or [section.name for section in table.sections]
+    chosen = {place: row for place, row in places.items() if table.sections[place.section].name in wanted}
+    made = execute(list(chosen.values()), out, samples, _judges(table, config))
+    results = dict(zip(chosen, made, strict=True))
+    for place in places.keys() - chosen.keys():
+        if found := join().first(lambda place=place: find_result(places[place], out)):
+            results[place] = found
+    return results
+
+
+def _judges(table: PaperTable, config: ReproduceConfig) -> Judges:
+    network = model_config(table.sections[0].base["model"]).network
+    is_digits = (network.in_channels, network.resolution, network.resolution) == DIGITS
+    has_scores = any(column.metric == "clip_score" for column in table.columns) and not config.model
+    return Judges(
+        data=config.data or ("mnist" if is_digits else None),
+        inception=config.inception,
+        clip=config.clip if has_scores else None,
+        device=str(pick_device(config.device)),
+    )
+
+
+def _write(made: Sequence[Reproduced], config: ReproduceConfig) -> None:
+    out = Path(config.out)
+    forms: dict[str, Callable[[Sheet], str]] = {"md": sheet_markdown, "csv": sheet_csv, "tex": sheet_latex}
+    for table in made:
+        for suffix, form in forms.items():
+            _write_text(out / f"{_stem(table.name, config)}.{suffix}", form(table.sheet))
+    name = "tables" if config.all else made[0].name
+    title = "Tables of DeepCache" if config.all else made[0].sheet.title
+    blocks: list[report.Block] = [report.Code(config.command)]
+    for table in made:
+        heading = [report.Section(table.sheet.title)] if config.all else []
+        blocks += [*heading, *_blocks(table, Path(config.samples))]
+    report.write_report(out / f"{_stem(name, config)}.html", title, blocks)
+
+
+def _stem(name: str, config: ReproduceConfig) -> str:
+    """The name of a table's files: what is priced, random or another model's never replaces what is not."""
+    parts = [name, config.model, "random" if config.checkpoint == "random" else "", "costs" if config.cost_only else ""]
+    return "-".join(Path(part).stem for part in parts if part)
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def _blocks(made: Reproduced, samples: Path) -> list[report.Block]:
+    """A table's part of the page."""
+    whole = made.sheet
+    filled, columns = fill(made.moved.table, made.results), made.moved.table.columns
+    ours = [our_name(column, made.results.values()) for column in columns]
+    blocks: list[report.Block] = []
+    for index, (name, lines) in enumerate(whole.sections):
+        rows = [[f"{line.name} {''.join(f'[{mark}]' for mark in line.marks)}".strip(), *line.cells] for line in lines]
+        caption = name if whole.is_sectioned else ""
+        blocks.append(report.Table([whole.corner, *whole.header], rows, caption=caption))
+        if figure := profiles(columns, ours, filled[index], not made.moved.changed):
+            blocks.append(report.Picture(figure, caption=f"{name}: along the rows"))
+        if images := _images(made, index, samples):
+            blocks.append(report.ImageGrid(images, caption=f"{name}: the same seeds under every row"))
+    marked = [f"[{number}] {note}" for number, note in enumerate(whole.footnotes, 1)]
+    blocks.append(report.Text("\n\n".join([*marked, *whole.notes])))
+    for section in made.moved.table.sections:
+        blocks.append(report.Configuration(asdict(section), title=f"{section.name}: configuration"))
+    if around := _environment(made.results.values()):
+        blocks.append(report.Versions(around))
+    return blocks
+
+
+def _images(made: Reproduced, section: int, samples: Path) -> list[tuple[str, list[Any]]]:
+    """The first images of every row of a section, as far as they are on disk."""
+    places: Mapping[Place, Row] = dict(runs(made.moved.table))
+    rows = []
+    for place, result in made.results.items():
+        if place.section == section and not result.error and not result.random_weights:
+            images = images_in(samples, places[place], result.key, SHOWN)
+            if images is not None:
+                rows.append((result.name, list(images)))
+    return rows
+
+
+def _environment(results: Any) -> dict[str, Any]:
+    """What all results were made with; of what differs, every value."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        for key, value in result.environment.items():
+            found.setdefault(key, {})[str(value)] = None
+    return {key: ", ".join(values) for key, values in found.items()}

@@ -1,0 +1,1 @@
+"""Plans and the features they rest on: drift, calibration on the true end error, the frontier."""

@@ -1,0 +1,44 @@
+"""The pictures of a checkpoint's features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs import InputError
+from experiments.model import model_config, pick_device
+from experiments.pipeline import load_pipeline
+from experiments.planning.drift import measure_drift
+from experiments.reports import pictures
+from experiments.runs.run import SampleConfig, default_checkpoint
+from samplers import Sampler
+
+
+@dataclass(frozen=True)
+class FeaturesConfig(SampleConfig):
+    """One run of scripts/features.py: a sampling run without a cache, of which the features are watched."""
+
+    branches: list[int] | None = None  # null: one in four, from the outermost to the innermost
+    num_images: int = 4
+
+
+def draw_features(config: FeaturesConfig) -> str:
+    """Writes similarity.png and drift.png into config.out -> where they are.
+
+    Raises InputError as sampling does, and for branches that the network does not have.
+    """
+    model = model_config(config.model)
+    sampler = Sampler(config.sampler, model.diffusion)
+    checkpoint = config.checkpoint or default_checkpoint(model, config.model)
+    pipeline = load_pipeline(checkpoint, config.model, config, pick_device(config.device))
+    inner = pipeline.unet.num_branches - 1
+    branches = config.branches or sorted({*range(0, inner, 4), inner})
+    for branch in branches:
+        if not 0 <= branch <= inner:
+            raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to {inner}")
+    seeds = range(config.seed, config.seed + config.num_images)
+    drifts = measure_drift(pipeline, sampler, branches, seeds)
+    out = Path(config.out or f"outputs/features-{Path(config.model).stem}")
+    pictures.save_figure(pictures.similarity(drifts, sampler.eval_timesteps), out / "similarity.png")
+    pictures.save_figure(pictures.drift(drifts), out / "drift.png")
+    return f"similarity.png and drift.png, over {len(seeds)} trajectories, are in {out}"

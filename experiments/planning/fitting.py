@@ -1,0 +1,86 @@
+"""Fitted forecasts: weights of the stored features by ridge regression on the cached trajectory itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from caching import NULL, CachedDenoiser, Explicit, Fitted, Forecaster, Plan
+from experiments.pipeline import Pipeline
+from experiments.runs.sampling import Run, batches, sample_batch
+from samplers import Sampler
+
+
+@dataclass
+class Moments:
+    """What least squares needs to know of the stored features F_k and the true feature F, summed over images."""
+
+    gram: np.ndarray  # <F_j, F_k>
+    cross: np.ndarray  # <F_j, F>
+    prior: np.ndarray = field(repr=False)  # the closed-form weights
+
+
+class Teacher(CachedDenoiser):
+    """A cached denoiser that at every forecast also runs in full, and sums up how the true feature relates to the
+    stored ones. The trajectory stays the cached one: weights are fitted where they will be used (on-policy)."""
+
+    moments: dict[str, Moments]
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        now = len(self.trace)
+        branch = self.plan[now]
+        if branch is not None:
+            eps, tapped = self.unet(x, t, cond, taps=[branch] if branch != NULL else [])
+            self._observe(branch, now, tapped.get(branch, eps))
+        return super().__call__(x, t, cond)
+
+    def _observe(self, branch: int, now: int, truth: Tensor) -> None:
+        evaluations, features = self.store.read(branch)
+        stored = [self._moments[evaluation] for evaluation in evaluations]
+        prior = np.array(self.forecaster.weights(stored, self._moments[now], branch))
+        rows = torch.stack([feature.flatten() for feature in (*features, truth)]).double()
+        products = (rows @ rows.T).cpu().numpy()
+        key = f"{now}:{branch}"
+        if key not in self.moments:
+            count = len(features)
+            self.moments[key] = Moments(np.zeros((count, count)), np.zeros(count), prior)
+        self.moments[key].gram += products[:-1, :-1]
+        self.moments[key].cross += products[:-1, -1]
+
+
+def fit(
+    pipeline: Pipeline,
+    sampler: Sampler,
+    plan: Plan,
+    forecaster: Forecaster,
+    seeds: Sequence[int],
+    batch_size: int,
+    ridge: float,
+) -> Fitted:
+    """Weights w for every forecast of `plan` that minimise Σ |F - Σ w_k F_k|² + ridge · s · |w - w_0|².
+
+    forecaster: the closed form w_0 that they are drawn towards, and that makes the trajectories fitted on. s: the
+    mean square of the stored features, so that `ridge` has no unit. Memory: one batch's store, and of the statistics
+    (history + 1)·history numbers per forecast, whatever the number of seeds.
+    """
+    strategy_moments: dict[str, Moments] = {}
+    cached = Teacher(pipeline.unet, Explicit(entries=list(plan)), forecaster)
+    cached.moments = strategy_moments
+    run = Run("fitting", [cached])
+    with tqdm(total=len(seeds) * len(sampler.table), unit="image step", desc="fitting weights") as bar:
+        for part in batches(seeds, batch_size):
+            sample_batch(pipeline, sampler, run, part, bar)
+    return Fitted({key: _solve(moments, ridge) for key, moments in strategy_moments.items()})
+
+
+def _solve(moments: Moments, ridge: float) -> list[float]:
+    # The normal equations (G + r s I) (w - w_0) = c - G w_0.
+    penalty = ridge * np.trace(moments.gram) / len(moments.gram)
+    left = moments.gram + penalty * np.eye(len(moments.gram))
+    change = np.linalg.solve(left, moments.cross - moments.gram @ moments.prior)
+    return (moments.prior + change).tolist()

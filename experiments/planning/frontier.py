@@ -1,0 +1,260 @@
+"""The frontier: error against MACs for every policy and forecaster, and for simply taking fewer steps.
+
+Every row is one JSON file, named after what it is a row of; rows that are there are not run again, and table and plot
+are made of these files alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from caching import (
+    NULL,
+    AdaptivePolicy,
+    Explicit,
+    Forecaster,
+    Lagrange,
+    NoCache,
+    Plan,
+    Policy,
+    Reuse,
+    SavedPlan,
+    Taylor,
+    Uniform,
+    load_plan,
+    make_forecaster,
+    make_policy,
+    pass_costs,
+)
+from configs import InputError
+from experiments.grid import UNCACHED, Strategy, label
+from experiments.model import model_config, pick_device
+from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
+from experiments.planning.end_error import describe_forecaster, final_states, mean_psnr, squared_errors
+from experiments.reports import pictures
+from experiments.reports.tables import markdown
+from experiments.runs.run import default_checkpoint
+from models.files import write_atomically, write_safetensors
+from samplers import Sampler, SamplerConfig
+
+
+@dataclass(frozen=True)
+class FrontierConfig(PipelineConfig):
+    """One run of scripts/frontier.py."""
+
+    model: str = "mnist32"
+    checkpoint: str | None = None
+    plans: str = "docs/frontier/plans"  # folder of calibrated plans: each says which sampler and budget it is for
+    num_images: int = 128  # from seed 0 on
+    batch_size: int = 32
+    solution_steps: int = 1000  # of DDIM, taken for the exact solution
+    solution_images: int = 32
+    device: str = "auto"
+    out: str = "docs/frontier"  # rows/ of it holds the results
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to sample, for one budget of one setting."""
+
+    setting: SamplerConfig  # whose uncached images are the target
+    budget: float  # MACs that are allowed, as a fraction of the setting's uncached ones; 1 for those themselves
+    group: str  # what the row is about: one of GROUPS, or "uncached"
+    name: str
+    sampler: SamplerConfig
+    policy: Policy | AdaptivePolicy
+    forecaster: Forecaster
+
+    def identity(self, num_evals: int) -> dict[str, Any]:
+        """All that the row's figures depend on, besides checkpoint and images."""
+        what = asdict(self) | {"forecaster": describe_forecaster(self.forecaster)}
+        policy = what.pop("policy")
+        if isinstance(self.policy, AdaptivePolicy):
+            return what | {"policy": {"name": type(self.policy).__name__.lower(), **policy}}
+        return what | {"plan": self.policy.plan(num_evals)}
+
+
+def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
+    """A calibrated plan, and everything that it must be better than at its cost."""
+    setting, budget = SamplerConfig(**saved.sampler), saved.record["budget"]
+    full = Sampler(setting, diffusion).num_evals
+
+    def row(
+        group: str,
+        name: str,
+        policy: Policy | AdaptivePolicy,
+        forecaster: Forecaster,
+        sampler: SamplerConfig = setting,
+    ) -> Row:
+        return Row(setting, budget, group, name, sampler, policy, forecaster)
+
+    yield row("uncached", "uncached", NoCache(), Reuse())
+    calls = int(budget * full + 1e-6)
+    for name, sampler in fewer_steps(setting, calls).items():
+        yield row("fewer steps", f"{sampler.steps} steps of {name}", NoCache(), Reuse(), sampler)
+    for compared in saved.record["compared"]:
+        policy, forecaster = Explicit(entries=compared["entries"]), make_forecaster(compared["forecaster"])
+        group = "reuse" if isinstance(forecaster, Reuse) else "forecasts"
+        yield row(group, f"{compared['name']}, {words(forecaster)}", policy, forecaster)
+    for tuned in saved.record.get("adaptive", []):
+        policy, forecaster = make_policy(tuned["policy"]), make_forecaster(tuned["forecaster"])
+        limit = {key: f"{value:.3g}" for key, value in tuned["policy"].items() if key in ("threshold", "bound")}
+        name = label({"name": tuned["policy"]["name"], **limit, "branch": policy.branch})
+        yield row("adaptive", f"{name}, {words(forecaster)}", policy, forecaster)
+    interval, branch = saved.record["uniform"]
+    uniform = Uniform(interval, branch)
+    for forecaster in (Lagrange(1), Lagrange(3), Taylor(2), Lagrange(2, "log_snr")):
+        yield row("forecasts", f"uniform interval={interval} branch={branch}, {words(forecaster)}", uniform, forecaster)
+    null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL)
+    yield row("null steps", f"null steps between {calls} calls, {words(Lagrange())}", null, Lagrange())
+    forecaster = make_forecaster(saved.forecaster)
+    yield row("calibrated", f"calibrated, {words(forecaster)}", Explicit(entries=saved.entries), forecaster)
+
+
+def fewer_steps(setting: SamplerConfig, calls: int) -> dict[str, SamplerConfig]:
+    """Solvers with so many network calls."""
+    spacing = "leading" if setting.spacing == "uniform" else setting.spacing  # of exactly so many steps
+    ddim = replace(setting, spacing=spacing, steps=calls)
+    # DDIM does best nearest to the setting's own timesteps, the others where both ends are visited.
+    other = "fractional" if spacing == "leading" else spacing
+    return {
+        "DDIM": ddim,
+        "DPM-Solver++ 2M": replace(ddim, name="dpmpp_2m", spacing=other),
+        "PLMS": replace(ddim, name="plms", steps=calls - 1, spacing=other),
+    }
+
+
+class Frontier:
+    """The rows of one checkpoint, measured or read."""
+
+    def __init__(self, config: FrontierConfig) -> None:
+        self.config, self.model = config, model_config(config.model)
+        self.out = Path(config.out)
+        self.plans = [load_plan(path) for path in sorted(Path(config.plans).glob("*.json"))]
+        if not self.plans:
+            raise InputError(f"there are no plans in {config.plans}; scripts/calibrate.py plan=FILE writes them")
+        for plan in self.plans:
+            start, stop = plan.record["seeds"]["calibration"]
+            if start < config.num_images:
+                raise InputError(f"a plan was calibrated on seeds {start} to {stop - 1}, which are evaluated here")
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """Loaded when a row has to be run, not before."""
+        checkpoint = self.config.checkpoint or default_checkpoint(self.model, self.config.model)
+        return load_pipeline(checkpoint, self.config.model, self.config, pick_device(self.config.device))
+
+    def run(self) -> str:
+        """Runs the rows that are missing, then renders table and plot -> the table."""
+        files = {}
+        rows = [(plan.checkpoint, row) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
+        for checkpoint, row in tqdm(rows, unit="row", desc="frontier"):
+            path = files[self.path(checkpoint, row)] = self.path(checkpoint, row)
+            if not path.exists():
+                text = json.dumps(self.measure(row, checkpoint), indent=1) + "\n"
+                write_atomically(path, lambda unfinished, text=text: unfinished.write_text(text))
+        results = [json.loads(path.read_text()) for path in files]
+        text = table(results)
+        write_atomically(self.out / "frontier.md", lambda unfinished: unfinished.write_text(text + "\n"))
+        pictures.save_figure(pictures.frontier(results), self.out / "frontier.png")
+        return text
+
+    def path(self, checkpoint: str, row: Row) -> Path:
+        """The file of a row's result."""
+        evals = Sampler(row.sampler, self.model.diffusion).num_evals
+        what = row.identity(evals) | {"checkpoint": checkpoint, "images": self.config.num_images}
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        return self.out / "rows" / f"{digest[:16]}.json"
+
+    def measure(self, row: Row, checkpoint: str) -> dict[str, Any]:
+        """Samples the evaluation seeds as the row says, and compares."""
+        if checkpoint != self.pipeline.unet.provenance.sha256:
+            raise InputError(f"the plans in {self.config.plans} were made for other weights (sha256 "
+                             f"{checkpoint[:12]}); calibrate them for these")  # fmt: skip
+        costs = pass_costs(self.pipeline.unet.config, self.pipeline.shape[1:], self.pipeline.context_length)
+        full = Sampler(row.setting, self.model.diffusion).num_evals
+        target = self.states(row.setting)
+        x, depths = target, (None,)
+        if row.group != "uncached":
+            x, depths = self.sample(row.sampler, Strategy(row.name, row.policy, row.forecaster), self.config.num_images)
+        solution = self.states(replace(row.setting, spacing="leading", steps=self.config.solution_steps))
+        errors = squared_errors(x, target)
+        return {
+            "setting": f"{row.setting.name} {row.setting.steps} {row.setting.spacing}",
+            "budget": row.budget,
+            "group": row.group,
+            "name": row.name,
+            "macs": Sampler(row.sampler, self.model.diffusion).num_evals / full / costs.speedup(depths),
+            "mse": float(np.mean(errors)),
+            "psnr": mean_psnr(errors),
+            "psnr_solution": mean_psnr(squared_errors(x[: len(solution)], solution)),
+            "images": self.config.num_images,
+            "checkpoint": checkpoint,
+            "torch": torch.__version__,
+        }
+
+    def states(self, sampler: SamplerConfig) -> Tensor:
+        """Uncached final states, sampled once and kept in OUT/states."""
+        count = self.config.solution_images if sampler.steps == self.config.solution_steps else self.config.num_images
+        what = [asdict(sampler), count, self.pipeline.unet.provenance.sha256]
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        path = self.out / "states" / f"{digest[:16]}.safetensors"
+        if not path.exists():
+            write_safetensors(path, {"x": self.sample(sampler, UNCACHED, count)[0]}, {})
+        return load_file(path)["x"]
+
+    def sample(self, config: SamplerConfig, strategy: Strategy, count: int) -> tuple[Tensor, Plan]:
+        sampler, seeds = Sampler(config, self.model.diffusion), range(count)
+        total = len(seeds) * len(sampler.table)
+        with tqdm(total=total, unit="image step", unit_scale=True, desc=strategy.name, leave=False) as bar:
+            return final_states(self.pipeline, sampler, strategy, seeds, self.config.batch_size, bar)
+
+
+def words(forecaster: Forecaster) -> str:
+    """A forecaster in a table."""
+    settings = describe_forecaster(forecaster)
+    order = f" {settings['order']}" if "order" in settings else ""
+    return settings["name"] + order + (" in log-SNR" if settings.get("clock") == "log_snr" else "")
+
+
+def table(results: list[Mapping[str, Any]]) -> str:
+    """The best of every group at each setting and budget; then all rows, one table for each of these."""
+    by_cell: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for result in sorted(results, key=lambda result: -result["psnr"]):
+        by_cell.setdefault((result["setting"], result["budget"]), []).append(result)
+    order = sorted(by_cell, key=lambda cell: (cell[0].split()[2], -int(cell[0].split()[1]), -cell[1]))
+    overview = [["setting", "MACs", *GROUPS, "gain"]]
+    lines = []
+    for setting, budget in order:
+        rows = by_cell[setting, budget]
+        psnrs = {group: [row["psnr"] for row in rows if row["group"] == group] for group in GROUPS}
+        best = {group: max(values) for group, values in psnrs.items() if values}
+        gain = best["calibrated"] - max(best["fewer steps"], best["reuse"])
+        cells = [f"{best[group]:.1f}" if group in best else "" for group in GROUPS]
+        overview.append([setting, f"{budget:.1%}", *cells, f"{gain:+.1f}"])
+        lines += ["", f"### {setting} steps, at most {budget:.1%} of the MACs", ""]
+        cells_of = [[row["name"], f"{row['macs']:.1%}", *_error(row), f"{row['psnr_solution']:.2f}"] for row in rows]
+        lines += markdown([["", "MACs", "MSE", "PSNR", "PSNR to the solution"], *cells_of])
+    legend = (
+        "PSNR (dB, mean over images) to the uncached images, the best row of each group; gain: of the calibrated plan "
+    )
+    return "\n".join([*markdown(overview), "", legend + "over the best of fewer steps and reuse.", *lines])
+
+
+GROUPS = ("fewer steps", "reuse", "forecasts", "adaptive", "null steps", "calibrated")
+
+
+def _error(row: Mapping[str, Any]) -> list[str]:
+    return ["0", ""] if row["group"] == "uncached" else [f"{row['mse']:.2e}", f"{row['psnr']:.2f}"]

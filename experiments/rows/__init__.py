@@ -1,0 +1,1 @@
+"""Rows: one strategy, one JSON file, what tables and sweeps consist of."""

@@ -1,0 +1,119 @@
+"""Making the blocks of a sampling run: every strategy in turn on the same seeds, stored while the next is computed."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caching import Plan
+from experiments.evaluation.metrics import Closeness, closeness
+from experiments.images import to_uint8
+from experiments.pipeline import Pipeline
+from experiments.runs.blocks import Part, Record, RunFolder, Task
+from experiments.runs.samples import Batch
+from experiments.runs.sampling import Made, Run, sample_images, warm_up
+from experiments.runs.world import Progress, World
+from experiments.runs.writing import Background
+from samplers import Sampler
+
+# Called with a strategy's name, some seeds, and their images (B, C, H, W) uint8 on the CPU.
+Observer = Callable[[str, Sequence[int], Tensor], object]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready: what samples, and where the images go."""
+
+    pipeline: Pipeline
+    sampler: Sampler
+    runs: list[Run]  # one per strategy; the first is the uncached one, if they are compared with it
+    compare: bool
+    folder: RunFolder
+
+    def make(self, tasks: Sequence[Task], world: World, observer: Observer | None) -> None:
+        """Makes and stores this process's share of the blocks: every world.size-th.
+
+        Strategies take turns within a block, so that a machine whose speed drifts drifts for all of them alike.
+        """
+        steps = len(tasks) * self.folder.batch_size * len(self.sampler.table) * len(self.runs)
+        mine = tasks[world.rank :: world.size]
+        with world.progress(steps, "image step") as bar, world.together(while_waiting=bar.report):
+            if mine:
+                for run in self.runs:
+                    warm_up(self.pipeline, run.cached, self.folder.batch_size)
+            with Background() as background:
+                for task in mine:
+                    self._make_block(task, background, bar, observer)
+
+    def show(self, seeds: range, tasks: Sequence[Task], world: World, observer: Observer) -> None:
+        """Shows the observer this process's share of those images of `seeds` that are whole and will not be made."""
+        made = {task.block[0] for task in tasks}
+        blocks = [block for block in self.folder.blocks(seeds) if block[0] not in made]
+        with world.together():
+            for block in blocks[world.rank :: world.size]:
+                wanted = [seed for seed in block if seed in seeds]
+                for run in self.runs:
+                    observer(run.name, wanted, self.folder.read(run.name, block, wanted))
+
+    def _make_block(self, task: Task, background: Background, bar: Progress, observer: Observer | None) -> None:
+        parts: dict[str, Future[Part]] = {}
+        reference: Tensor | None = None
+        stored = [task.block.index(seed) for seed in task.seeds]
+        labels = self.labels(task.seeds)
+        for run in self.runs:
+            bar.set_description(run.name)
+            made = sample_images(self.pipeline, self.sampler, run, task.block, bar)
+            images = made.images[stored]
+            batch = Batch(task.seeds, to_uint8(images), labels)
+            close = background.submit(closeness, images, reference) if reference is not None else None
+            parts[run.name] = background.submit(self._store, task, made, batch, stored, close)
+            if observer is not None:
+                observer(run.name, batch.seeds, batch.images)
+            if self.compare and reference is None:
+                reference = images
+        background.submit(self._record, task, labels, parts)
+
+    def _store(self, task: Task, made: Made, batch: Batch, stored: list[int], close: Future[Closeness] | None) -> Part:
+        return Part(
+            seconds=made.run.seconds,
+            decoding=made.decoding,
+            traces=_of(made.run.traces, stored),
+            uncond_traces=_of(made.run.uncond_traces, stored),
+            guidance=made.run.guidance_plan,
+            psnr=list(close.result().psnr) if close else [],
+            ssim=list(close.result().ssim) if close else [],
+            files=self.folder.store(made.run.name, task.block, batch),
+            store_bytes=made.store_bytes,
+        )
+
+    def _record(self, task: Task, labels: list[int] | None, parts: dict[str, Future[Part]]) -> None:
+        done = {name: part.result() for name, part in parts.items()}
+        self.folder.finish(task.block, Record(task.seeds, labels, environment(self.pipeline), done))
+
+    def labels(self, seeds: Sequence[int]) -> list[int] | None:
+        return None if self.pipeline.num_labels is None else [self.pipeline.label(seed) for seed in seeds]
+
+
+def environment(pipeline: Pipeline) -> dict[str, Any]:
+    """What the times depend on."""
+    device = pipeline.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "precision": pipeline.config.precision,
+        "engine": "compiled " * pipeline.config.compile + pipeline.config.engine,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _of(traces: list[Plan], stored: Sequence[int]) -> list[Plan]:
+    """The traces of the images that are stored."""
+    return traces if len(traces) < 2 else [traces[place] for place in stored]

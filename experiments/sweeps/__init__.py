@@ -1,0 +1,1 @@
+"""Sweeps: every combination of a grid over the keys of a sampling run."""

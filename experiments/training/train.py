@@ -1,0 +1,126 @@
+"""Plain DDPM training with an exponential moving average of the weights, in a folder it can go on in."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import models
+from configs import InputError
+from experiments.data import Images, data_name, open_images
+from experiments.images import save_grid
+from experiments.model import ModelConfig, model_config, pick_device
+from experiments.training.trainer import STORES, TrainConfig, Trainer, generator
+from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
+
+CHECK_STEPS = 20  # steps between two looks at the loss, for each of which a GPU must be waited for
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains, or goes on training, in the folder config.out -> the finished checkpoint.
+
+    The folder receives the state and a grid of samples at every save, and model.safetensors at the end.
+    Raises InputError for a model that cannot be trained, data that cannot be read, a folder that holds the state of
+    another run, and a loss that is no longer finite.
+    """
+    model = model_config(config.model)
+    _check_trainable(model, config.model)
+    device = pick_device(config.device)
+    images = open_images(config.data, "train", model.network.in_channels, model.network.resolution)
+    out = Path(config.out)
+    trainer = Trainer(config, model, device)
+    if (out / "state.pt").exists():
+        trainer.load(out / "state.pt")
+    save_steps = max(1, config.save_every // config.batch_size)
+    with tqdm(total=config.images, initial=trainer.steps * config.batch_size, unit="image", smoothing=0.02) as bar:
+        while trainer.steps < trainer.total_steps:
+            start = time.perf_counter()
+            loss = trainer.train_step(batch(images, config, trainer.steps, device))
+            trainer.seconds += time.perf_counter() - start
+            bar.update(config.batch_size)
+            save = trainer.steps % save_steps == 0 or trainer.steps == trainer.total_steps
+            if save or trainer.steps % CHECK_STEPS == 0:
+                _check_finite(float(loss), trainer)
+                bar.set_postfix(loss=f"{float(loss):.4f}")
+            if save:
+                trainer.save(out / "state.pt")
+                samples = sample_grid(trainer.ema, model.diffusion, device)
+                save_grid(samples, out / "samples" / f"{trainer.steps:07d}.png")
+    records = {"diffusion": asdict(model.diffusion), "training": _record(trainer)}
+    models.save(trainer.ema, out / "model.safetensors", dtype=STORES[config.store], **records)
+    return out / "model.safetensors"
+
+
+@torch.no_grad()
+def sample_grid(network: models.UNet, diffusion: DiffusionConfig, device: torch.device, count: int = 32) -> Tensor:
+    """A few DDIM samples, always from the same seeds -> (count, C, H, W) in [-1, 1]."""
+    config = network.config
+    noise = ImageNoise(range(count), (config.in_channels, config.resolution, config.resolution), device)
+    sampler = Sampler(SamplerConfig(steps=min(50, diffusion.num_timesteps)), diffusion)
+    *_, last = sampler.sample(lambda x, t: network(x, t)[0], noise(), noise)
+    return last.x
+
+
+def batch(images: Images, config: TrainConfig, step: int, device: torch.device) -> Tensor:
+    """The images of one step -> (batch_size, C, H, W) in [-1, 1].
+
+    Every epoch is a permutation of its own; an image's place in it, and its flip, follow from the step alone.
+    """
+    positions = range(step * config.batch_size, (step + 1) * config.batch_size)
+    places = [divmod(position, len(images)) for position in positions]
+    pixels = images.batch([int(_epoch_order(len(images), config.seed, epoch)[place]) for epoch, place in places])
+    x0 = pixels.to(device).float() / 127.5 - 1
+    if config.flip:
+        flips = torch.rand(len(x0), generator=generator(config.seed, "flip", step)) < 0.5
+        x0 = torch.where(flips.to(device)[:, None, None, None], x0.flip(-1), x0)
+    return x0
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(size: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(size, generator=generator(seed, "epoch", epoch))
+
+
+def _check_trainable(model: ModelConfig, name: str) -> None:
+    network = model.network
+    if network.context_dim or network.num_classes:
+        raise InputError(f"{name} is a conditional network; only unconditional ones are trained here")
+    if network.out_channels != network.in_channels:
+        raise InputError(f"{name} has {network.in_channels} channels in but {network.out_channels} out; only networks "
+                         "that predict the noise alone are trained here")  # fmt: skip
+
+
+def _check_finite(loss: float, trainer: Trainer) -> None:
+    if not math.isfinite(loss):
+        raise InputError(f"the loss is {loss} after step {trainer.steps}; start anew in another out=FOLDER, "
+                         "with a lower learning_rate or precision=fp32")  # fmt: skip
+
+
+def _record(trainer: Trainer) -> dict[str, Any]:
+    """What the finished checkpoint says of its training: all that was done, but not where things lay."""
+    config = trainer.config
+    return {
+        **{key: value for key, value in asdict(config).items() if key not in ("out", "save_every")},
+        "model": Path(config.model).stem,
+        "data": data_name(config.data),
+        "init": _start(trainer.network.provenance),
+        "steps": trainer.steps,
+        "hours": round(trainer.seconds / 3600, 2),
+        "device": str(trainer.device),
+        "torch": torch.__version__,
+    }
+
+
+def _start(init: models.Provenance) -> str | dict[str, Any]:
+    """Where the weights came from, with the record of the training that was behind them."""
+    if init.file is None:
+        return init.source
+    return {"sha256": init.sha256, "training": init.records.get("training")}

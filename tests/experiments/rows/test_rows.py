@@ -1,0 +1,175 @@
+"""Rows: run once, resumed, recorded when they fail."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import configs
+import experiments.rows.rows
+from configs import InputError
+from experiments.rows.judging import Judges
+from experiments.rows.pricing import price
+from experiments.rows.results import as_text, load_result
+from experiments.rows.rows import Row, execute, key
+from experiments.runs.run import SampleConfig
+
+TINY = """
+network: {resolution: 16, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [1]}
+diffusion: {num_timesteps: 1000}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def row(model: str, name: str = "row", **settings) -> Row:
+    layer = {
+        "model": model, "sampler": {"steps": 4}, "num_images": 3, "batch_size": 2, "device": "cpu",
+        "policy": {"name": "uniform", "interval": 2, "branch": 1}, "forecaster": {"name": "reuse"},
+    }  # fmt: skip
+    if model != "mnist32":
+        layer["checkpoint"] = "random"
+    return Row(name, configs.parse(SampleConfig, layer | settings, where="test"))
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[SampleConfig]:
+    """The configurations that were really sampled."""
+    made = []
+
+    def run(config, *world):
+        made.append(config)
+        return original(config, *world)
+
+    original = experiments.rows.rows.run
+    monkeypatch.setattr(experiments.rows.rows, "run", run)
+    return made
+
+
+def test_the_key_names_what_results_depend_on(tiny):
+    one = row(tiny)
+    assert key(one) == key(row(tiny, name="another name", out="elsewhere", device="auto", compare=False))
+    assert key(one) == key(row(tiny, policy={"branch": 1, "interval": 2, "name": "uniform"}))
+    for changed in (
+        {"seed": 1},
+        {"num_images": 4},
+        {"sampler": {"steps": 5}},
+        {"policy": {"name": "uniform", "interval": 3, "branch": 1}},
+        {"forecaster": {"name": "lagrange", "order": 1}},
+    ):
+        assert key(row(tiny, **changed)) != key(one)
+
+
+def test_another_network_under_the_same_name_is_another_row(tiny):
+    before = key(row(tiny))
+    Path(tiny).write_text(TINY.replace("channels: 32", "channels: 64"))
+    assert key(row(tiny)) != before
+
+
+def test_the_default_forecaster_is_resolved(tiny):
+    assert row(tiny, forecaster={"name": "auto"}).config.forecaster == {"name": "lagrange", "order": 1}
+    uncached = row(tiny, policy={"name": "none"}, forecaster={"name": "auto"})
+    assert key(uncached) == key(row(tiny).uncached)
+    assert uncached.is_uncached
+    assert not row(tiny).is_uncached
+
+
+def test_a_row_is_one_strategy(tiny):
+    with pytest.raises(InputError, match="means 2"):
+        row(tiny, policy={"name": "uniform", "interval": [2, 3], "branch": 0})
+
+
+def test_finished_rows_are_not_run_again(tiny, tmp_path, counted):
+    rows = [row(tiny, "a"), row(tiny, "b", policy={"name": "uniform", "interval": 3, "branch": 1})]
+    first = execute(rows, tmp_path / "out")
+    assert [result.name for result in first] == ["a", "b"]
+    assert len(counted) == 3  # and the uncached one, once
+    assert [result.error for result in first] == [None, None]
+    assert first[0].uncached == first[1].uncached == key(rows[0].uncached)
+    assert first[0].metrics["theoretical_speedup"] > first[1].metrics["theoretical_speedup"] * 0.5
+    assert execute(rows, tmp_path / "out") == first
+    assert len(counted) == 3
+    assert load_result(tmp_path / "out" / "results" / f"{key(rows[0])}.json").plan == [None, 1, None, 1]
+
+
+def test_a_failure_is_recorded_and_the_others_go_on(tiny, tmp_path, counted):
+    rows = [row(tiny, "a", policy={"name": "uniform", "interval": 2, "branch": 9}), row(tiny, "b")]
+    failed, fine = execute(rows, tmp_path / "out")
+    assert "branch 9" in failed.error
+    assert failed.metrics == {}
+    assert fine.error is None
+    stored = json.loads((tmp_path / "out" / "results" / f"{key(rows[0])}.json").read_text())
+    assert stored["error"] == failed.error
+    tried = len(counted)
+    execute(rows, tmp_path / "out")
+    assert len(counted) == tried + 1  # the failed one, and no other
+
+
+def test_a_missing_checkpoint_fails_its_rows_in_one_sentence(tiny, tmp_path, counted):
+    (result,) = execute([row(tiny, checkpoint=str(tmp_path / "missing.pt"))], tmp_path / "out")
+    assert "missing.pt" in result.error
+    assert not counted
+
+
+def test_a_damaged_result_is_named(tiny, tmp_path):
+    path = tmp_path / "out" / "results" / f"{key(row(tiny))}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(InputError, match=path.name):
+        execute([row(tiny)], tmp_path / "out")
+
+
+def test_random_weights_have_times_and_no_quality(tiny, tmp_path):
+    (result,) = execute([row(tiny)], tmp_path / "out")
+    assert result.random_weights
+    assert result.metrics["images_per_second"] > 0
+    assert "psnr_mean" not in result.metrics
+
+
+def test_trained_rows_are_compared_with_the_uncached_one(tmp_path):
+    cached = row("mnist32")
+    uncached, result, exact = execute(
+        [cached.uncached, cached, row("mnist32", policy={"name": "uniform", "interval": 1, "branch": 1})],
+        tmp_path / "out",
+        judges=Judges(str(tmp_path / "missing")),
+    )
+    assert 10 < result.metrics["psnr_worst"] <= result.metrics["psnr_mean"] < 60
+    assert "psnr_mean" not in uncached.metrics
+    assert exact.metrics["identical"] == 3
+    assert result.notes[0].startswith("no distances to real images: data must be")
+
+
+def test_what_judges_can_say_is_added_to_finished_rows(tmp_path, counted):
+    cached = row("mnist32")
+    (before,) = execute([cached], tmp_path / "out")
+    runs = len(counted)
+    real = tmp_path / "out" / "samples" / before.uncached / "none"  # any digits will do
+    (after,) = execute([cached], tmp_path / "out", judges=Judges(str(real)))
+    assert len(counted) == runs
+    assert after.metrics["frechet"] > 0
+    assert "mnist_classifier" in after.settings[0]
+    assert {name: after.metrics[name] for name in before.metrics} == before.metrics
+    file = tmp_path / "out" / "results" / f"{after.key}.json"
+    assert as_text(load_result(file)) == file.read_text(), "what is read is written alike"
+    assert execute([cached], tmp_path / "out") == [after]
+
+
+def test_results_say_what_the_row_costs(tiny, tmp_path):
+    cached = row(tiny)
+    (result,) = execute([cached], tmp_path / "out")
+    priced = price(cached.config)
+    assert result.metrics["macs"] == priced.macs
+    assert result.metrics["macs_attention"] == pytest.approx(priced.macs_attention)
+    assert result.metrics["theoretical_speedup"] == priced.theoretical_speedup
+    assert result.calls == {"full": 2, "partial": 2, "null": 0}
+
+
+def test_adaptive_policies_have_no_price_beforehand(tiny):
+    assert price(row(tiny, policy={"name": "threshold", "branch": 0}).config) is None
+    assert price(replace(row(tiny).config, policy={"name": "none"})).theoretical_speedup == 1

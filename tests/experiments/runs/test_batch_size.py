@@ -1,0 +1,118 @@
+"""batch_size=auto: the line through two peaks, powers of two, and what runs do with it."""
+
+import json
+
+import pytest
+import torch
+
+from configs import InputError
+from experiments.grid import UNCACHED
+from experiments.model import model_config
+from experiments.pipeline import PipelineConfig, load_pipeline
+from experiments.runs import batch_size
+from experiments.runs.batch_size import MemoryModel, auto_batch_size, tried, whole
+from experiments.runs.run import SampleConfig, run
+from samplers import Sampler, SamplerConfig
+
+
+def test_the_model_is_a_line():
+    model = MemoryModel.through(one=150, two=250)
+    assert model == MemoryModel(fixed=50, per_image=100)
+    assert model.largest(450) == 4
+    assert model.largest(449) == 3
+    assert model.largest(149) == 0
+
+
+def test_a_peak_that_does_not_grow_is_all_fixed():
+    assert MemoryModel.through(100, 100).largest(1100) > 500
+
+
+@pytest.mark.parametrize(
+    ("fits", "most", "batch"), [(50, 100, 32), (100, 100, 100), (64, 100, 64), (3, 3, 3), (0, 5, 0)]
+)
+def test_batches_are_all_or_a_power_of_two(fits, most, batch):
+    assert whole(fits, most) == batch
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline("random", "mnist32", PipelineConfig())
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    return Sampler(SamplerConfig(steps=4), model_config("mnist32").diffusion)
+
+
+def answer(monkeypatch, pipeline, sampler, *, free, most, peaks=(150, 250)):
+    measured = iter([999, *peaks])  # the first is for what happens once
+    monkeypatch.setattr(batch_size, "can_measure", lambda device: True)
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device: free)
+    monkeypatch.setattr(batch_size, "peak", lambda *arguments: next(measured))
+    return auto_batch_size(pipeline, sampler, [UNCACHED], most)
+
+
+def test_half_of_the_free_memory_is_used(monkeypatch, pipeline, sampler):
+    assert answer(monkeypatch, pipeline, sampler, free=2 * (50 + 900), most=1000) == 8
+    assert answer(monkeypatch, pipeline, sampler, free=2 * (50 + 900), most=9) == 9
+
+
+def test_a_cpu_gets_no_larger_batch_than_helps(monkeypatch, pipeline, sampler):
+    assert answer(monkeypatch, pipeline, sampler, free=10**9, most=1000) == 32
+    assert answer(monkeypatch, pipeline, sampler, free=10**9, most=20) == 20
+
+
+def test_where_nothing_fits_it_says_so(monkeypatch, pipeline, sampler):
+    peaks = (150 * 2**20, 250 * 2**20)
+    with pytest.raises(InputError, match=r"one image needs 150\.0 MiB of memory, and 200\.0 MiB are free"):
+        answer(monkeypatch, pipeline, sampler, free=200 * 2**20, most=10, peaks=peaks)
+
+
+def test_a_gpu_that_overflows_gets_half(monkeypatch, pipeline, sampler):
+    tries = []
+
+    def trial(pipeline, sampler, chosen, batch):
+        tries.append(batch)
+        if batch > 4:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(batch_size, "trial", trial)
+    assert tried(pipeline, sampler, [UNCACHED], 16) == 4
+    assert tries == [16, 8, 4]
+
+
+def test_a_gpu_that_holds_no_image_is_told_of(monkeypatch, pipeline, sampler):
+    def trial(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(batch_size, "trial", trial)
+    with pytest.raises(InputError, match="does not hold one image"):
+        tried(pipeline, sampler, [UNCACHED], 4)
+
+
+def test_it_is_measured_on_the_pipeline_itself(pipeline, sampler):
+    assert auto_batch_size(pipeline, sampler, [UNCACHED], 3) == 3
+
+
+def settings(out, **others):
+    return SampleConfig(
+        checkpoint="random", sampler=SamplerConfig(steps=2), policy={"name": "uniform", "interval": 2, "branch": 0},
+        compare=False, out=str(out), **others,
+    )  # fmt: skip
+
+
+def test_a_run_records_the_batch_that_was_found_and_goes_on_with_it(tmp_path, monkeypatch, capsys):
+    summary = run(settings(tmp_path, batch_size="auto", num_images=2))
+    assert summary.config["batch_size"] == 2
+    assert json.loads((tmp_path / "run.json").read_text())["identity"]["batch_size"] == 2
+    assert "batch_size=2 fits" in capsys.readouterr().err
+    assert "MiB of cached features for a batch of 2" in str(summary)
+
+    monkeypatch.setattr("experiments.runs.run.auto_batch_size", pytest.fail)
+    assert run(settings(tmp_path, batch_size="auto", num_images=4)).config["batch_size"] == 2
+    assert run(settings(tmp_path, batch_size=2, num_images=4)).config["batch_size"] == 2
+
+
+def test_other_words_are_refused():
+    with pytest.raises(InputError, match="batch_size must be a number of images or auto, not 'many'"):
+        SampleConfig(batch_size="many")

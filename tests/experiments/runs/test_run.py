@@ -1,0 +1,225 @@
+"""scripts/sample.py, on a tiny network with random weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import configs
+from caching import POLICIES, Lagrange, Reuse, pass_costs
+from configs import InputError
+from experiments.cli import main
+from experiments.grid import expand, folder_name, label, strategies
+from experiments.model import model_config
+from experiments.runs.run import SampleConfig, run
+from samplers import SamplerConfig
+
+TINY = """
+network: {resolution: 16, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [1]}
+diffusion: {num_timesteps: 1000}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def config_of(tiny: str, tmp_path: Path, **settings) -> SampleConfig:
+    layer = {
+        "model": tiny, "checkpoint": "random", "sampler": {"steps": 5}, "num_images": 3, "batch_size": 2,
+        "policy": {"name": "uniform", "interval": 3, "branch": 1},
+        "forecaster": {"name": "reuse"}, "out": str(tmp_path / "out"), "device": "cpu",
+    }  # fmt: skip
+    return configs.parse(SampleConfig, layer | settings, where="test")
+
+
+def read(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+
+
+def test_a_run_leaves_images_grid_and_summary(tiny, tmp_path):
+    summary = run(config_of(tiny, tmp_path))
+    out = tmp_path / "out"
+    assert read(out / "uncached").shape == (3, 16, 16, 3)
+    assert read(out / "uniform-interval3-branch1").shape == (3, 16, 16, 3)
+    assert Image.open(out / "grid.png").size[0] > 3 * 16
+    stored = json.loads((out / "summary.json").read_text())
+    assert stored["rows"][1]["traces"] == [[None, 1, 1, None, 1]]
+    assert stored["config"]["num_images"] == 3
+    row = summary.rows[1]
+    assert row.theoretical_speedup > 1
+    assert row.measured_speedup > 0
+    assert row.psnr_worst <= row.psnr_mean
+    assert 0 < row.ssim_worst <= row.ssim_mean < 1
+    text = str(summary)
+    assert "RANDOM WEIGHTS" in text
+    assert "2 / 3" in text
+
+
+def test_interval_one_moves_no_bit(tiny, tmp_path):
+    summary = run(config_of(tiny, tmp_path, policy={"name": "uniform", "interval": 1, "branch": 1}))
+    assert summary.rows[1].identical == 3
+    assert "identical" in str(summary)
+    assert np.array_equal(read(tmp_path / "out" / "uncached"), read(tmp_path / "out" / "uniform-interval1-branch1"))
+
+
+def test_an_adaptive_run_counts_the_calls_of_all_images(tiny, tmp_path):
+    policy, sampler = {"name": "adaptive", "bound": 0.7, "power": 1.0}, {"steps": 8, "clip": True}
+    settings = {"policy": policy, "sampler": sampler, "num_images": 5}
+    summary = run(config_of(tiny, tmp_path, batch_size=2, **settings))
+    row = summary.rows[1]
+    assert len(row.traces) == 5
+    assert len(set(row.traces)) > 1  # else this says nothing
+    full = [sum(depth is None for depth in trace) for trace in row.traces]
+    assert f"{sum(full) / 5:.1f}".removesuffix(".0") + " / " in str(summary)
+    assert f"full passes per image: {min(full)} to {max(full)}" in str(summary)
+    costs = pass_costs(model_config(tiny).network)
+    spent = [sum(costs.of(depth).paper() for depth in trace) / 8 for trace in row.traces]
+    assert row.macs == pytest.approx(sum(spent) / 5)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [tuple(trace) for trace in stored["rows"][1]["traces"]] == row.traces
+    alone = run(config_of(tiny, tmp_path, **settings, batch_size=1, out=str(tmp_path / "alone")))
+    assert alone.rows[1].traces == row.traces
+
+
+def test_without_comparison_only_the_policy_runs(tiny, tmp_path):
+    summary = run(config_of(tiny, tmp_path, compare=False))
+    assert [row.name for row in summary.rows] == ["uniform interval=3 branch=1"]
+    assert summary.rows[0].measured_speedup is None
+    assert not (tmp_path / "out" / "uncached").exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_image_i_is_the_same_at_any_batch_size(tiny, tmp_path, batch_size):
+    def images(out, size):
+        run(config_of(tiny, tmp_path, num_images=8, batch_size=size, compare=False, out=str(tmp_path / out)))
+        return read(tmp_path / out / "uniform-interval3-branch1").astype(int)
+
+    difference = np.abs(images("whole", 8) - images(f"by{batch_size}", batch_size))
+    assert difference.max() <= 1  # rounding: at most a grey level
+    assert (difference > 0).mean() < 1e-3
+
+
+def test_seeds_count_from_the_first(tiny, tmp_path):
+    run(config_of(tiny, tmp_path, num_images=4, batch_size=4, compare=False))
+    run(config_of(tiny, tmp_path, num_images=2, seed=2, compare=False, out=str(tmp_path / "later")))
+    names = [path.name for path in sorted((tmp_path / "later" / "uniform-interval3-branch1").glob("*.png"))]
+    assert names == ["000002.png", "000003.png"]
+    difference = read(tmp_path / "out" / "uniform-interval3-branch1")[2:].astype(int) - read(
+        tmp_path / "later" / "uniform-interval3-branch1"
+    )
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_folder_of_another_configuration_is_refused_with_the_difference(tiny, tmp_path):
+    run(config_of(tiny, tmp_path))
+    with pytest.raises(InputError, match=r"sampler\.steps 5 there, 6 here"):
+        run(config_of(tiny, tmp_path, sampler={"steps": 6}))
+    with pytest.raises(InputError, match=r"policy\.interval 3 there, 2 here"):
+        run(config_of(tiny, tmp_path, policy={"name": "uniform", "interval": 2, "branch": 1}))
+    run(config_of(tiny, tmp_path, num_images=2, device="auto"))  # no image depends on these
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tiny, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="not the folder of an earlier run"):
+        run(config_of(tiny, tmp_path))
+
+
+def test_lists_stand_for_every_combination():
+    settings = expand({"name": "uniform", "interval": [3, 5], "branch": [0, 1]}, POLICIES)
+    assert [label(chosen) for chosen in settings] == [
+        "uniform interval=3 branch=0", "uniform interval=3 branch=1",
+        "uniform interval=5 branch=0", "uniform interval=5 branch=1",
+    ]  # fmt: skip
+    assert folder_name(label(settings[0])) == "uniform-interval3-branch0"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "forecaster"),
+    [({"name": "ddim"}, Lagrange(2)), ({"name": "plms"}, Lagrange(2)), ({"steps": 10}, Lagrange(1)),
+     ({"name": "ddpm"}, Reuse()), ({"name": "ddim", "eta": 1.0}, Reuse())],
+)  # fmt: skip
+def test_the_default_forecast_depends_on_the_sampler(sampler, forecaster):
+    chosen = strategies({"name": "uniform"}, {"name": "auto"}, SamplerConfig(**sampler))
+    assert [strategy.forecaster for strategy in chosen] == [forecaster]
+
+
+def test_every_policy_meets_every_forecaster_that_is_listed():
+    policy = {"name": "uniform", "interval": [3, 5]}
+    chosen = strategies(policy, {"name": "lagrange", "order": [1, 2]}, SamplerConfig())
+    assert [strategy.name for strategy in chosen] == [
+        "uniform interval=3 lagrange order=1", "uniform interval=3 lagrange order=2",
+        "uniform interval=5 lagrange order=1", "uniform interval=5 lagrange order=2",
+    ]  # fmt: skip
+    assert len(strategies({"name": "none"}, {"name": "lagrange", "order": [1, 2]}, SamplerConfig())) == 1
+
+
+@pytest.mark.parametrize("config", sorted(configs.FOLDER.glob("*.yaml")))
+def test_the_configurations_of_published_models_reuse_as_the_paper_does(config):
+    reuses = configs.read(config).get("forecaster") == {"name": "reuse"}
+    assert reuses == (config.stem != "mnist32")
+
+
+def test_a_setting_that_is_itself_a_list_stays_whole():
+    assert expand({"name": "explicit", "full": [0, 3], "branch": [0, 1]}, POLICIES) == [
+        {"name": "explicit", "full": [0, 3], "branch": 0},
+        {"name": "explicit", "full": [0, 3], "branch": 1},
+    ]
+
+
+def test_another_policy_starts_its_settings_afresh():
+    layers = {"policy": {"name": "uniform", "interval": [3, 5], "branch": 2}}, {"policy": {"name": "nonuniform"}}
+    assert configs.parse(SampleConfig, *layers, where="test").policy == {"name": "nonuniform"}
+    kept = configs.parse(SampleConfig, layers[0], {"policy": {"branch": 1}}, where="test").policy
+    assert kept == {"name": "uniform", "interval": [3, 5], "branch": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["num_image=3"], "did you mean 'num_images'"),
+        (["sampler.step=3"], "did you mean 'sampler.steps'"),
+        (["policy.intervall=3"], "did you mean 'interval'"),
+        (["policy.branch=99"], "branches 0 (outermost) to 11"),
+        (["sampler.name=dim"], "did you mean 'ddim'"),
+        (["checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
+        (["num_images=0"], "num_images must be at least 1"),
+        (["num_images=many"], "num_images"),
+        (["model=cifar11"], "did you mean 'cifar10'"),
+        (["device=tpu"], "device"),
+        (["nonsense.yaml"], "nonsense.yaml"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_status_2(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "checkpoint" not in words[0]:
+        words = [*words, "checkpoint=random"]
+    with pytest.raises(SystemExit) as stop:
+        main(run, SampleConfig, default="mnist32", doc="", words=words)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert sentence in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_runs_from_anywhere(tiny, tmp_path):
+    words = [f"model={tiny}", "checkpoint=random", "sampler.steps=2", "num_images=1", "out=there"]
+    script = configs.ROOT / "scripts" / "sample.py"
+    environment = os.environ | {"PYTHONPATH": str(configs.ROOT)}
+    done = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "uniform interval=3 branch=0" in done.stdout
+    assert (tmp_path / "there" / "grid.png").is_file()
