@@ -1,4 +1,4 @@
-"""Images for people to look at: 8-bit conversion, PNG files, grids."""
+"""Images for people to look at: 8-bit conversion, PNG files, grids, plots."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from models.files import write_bytes
+from models.files import write_atomically, write_bytes
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -40,3 +41,8 @@ def save_png(image: Tensor, path: Path) -> None:
 def save_grid(x: Tensor, path: Path, columns: int = 8) -> None:
     """Writes images (N, C, H, W) in [-1, 1] as one PNG."""
     save_png(make_grid(to_uint8(x), nrow=columns, padding=2), path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    write_atomically(path, lambda unfinished: figure.savefig(unfinished, format="png", dpi=110, bbox_inches="tight"))

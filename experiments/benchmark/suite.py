@@ -11,7 +11,7 @@ from experiments.benchmark.measure import about, measure
 from experiments.benchmark.records import Records, identity
 from experiments.benchmark.settings import BenchmarkConfig
 from experiments.benchmark.workload import Workload
-from experiments.reports import pictures
+from experiments.images import save_figure
 from models.files import write_atomically
 
 
@@ -32,5 +32,5 @@ def render_files(config: BenchmarkConfig, records: Records) -> str:
     """Writes table and plot -> the table."""
     text = render.report(records.lines)
     write_atomically(config.file(".md"), lambda unfinished: unfinished.write_text(text + "\n"))
-    pictures.save_figure(plot.figure(records.lines), config.file(".png"))
+    save_figure(plot.figure(records.lines), config.file(".png"))
     return text

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from configs import InputError
 from experiments.evaluation.extras import optional
-from experiments.evaluation.metrics import Closeness, closeness
 from experiments.evaluation.sets import ImageSet
+from experiments.metrics import Closeness, closeness
 from models.hub import reason
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # images (N, C, H, W) in [-1, 1], twice -> (N,)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.paper.filling import FilledRow
 from experiments.paper.paper_tables import Column
-from experiments.reports.charts import CATEGORIES
+from experiments.rows.charts import CATEGORIES
 
 PLOTTED = ("fid", "clip_score", "psnr", "speedup", "macs")  # metrics, the first that there are
 PANELS = 3

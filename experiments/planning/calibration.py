@@ -33,13 +33,14 @@ from caching import (
 )
 from configs import InputError
 from experiments.grid import expand, label
+from experiments.images import save_figure
 from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, load_pipeline
+from experiments.planning import pictures
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, describe_forecaster, mean_psnr
 from experiments.planning.fitting import fit
 from experiments.planning.tuning import Tuned, tuned
-from experiments.reports import pictures
 from experiments.reports.tables import markdown
 from experiments.runs.run import SampleConfig, default_checkpoint
 from samplers import Sampler
@@ -166,7 +167,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
         },
     ).save(path)
     compared = {f"{trial.name}, {trial.psnr:.1f} dB": trial.plan for trial in rows}
-    pictures.save_figure(pictures.strips(compared), path.with_suffix(".png"))
+    save_figure(pictures.strips(compared), path.with_suffix(".png"))
     return Calibration(path, best, checked, [(trial, budget.price(trial.plan)) for trial in rows], adaptive)
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs import InputError
+from experiments.images import save_figure
 from experiments.model import model_config, pick_device
 from experiments.pipeline import load_pipeline
+from experiments.planning import pictures
 from experiments.planning.drift import measure_drift
-from experiments.reports import pictures
 from experiments.runs.run import SampleConfig, default_checkpoint
 from samplers import Sampler
 
@@ -39,6 +40,6 @@ def draw_features(config: FeaturesConfig) -> str:
     seeds = range(config.seed, config.seed + config.num_images)
     drifts = measure_drift(pipeline, sampler, branches, seeds)
     out = Path(config.out or f"outputs/features-{Path(config.model).stem}")
-    pictures.save_figure(pictures.similarity(drifts, sampler.eval_timesteps), out / "similarity.png")
-    pictures.save_figure(pictures.drift(drifts), out / "drift.png")
+    save_figure(pictures.similarity(drifts, sampler.eval_timesteps), out / "similarity.png")
+    save_figure(pictures.drift(drifts), out / "drift.png")
     return f"similarity.png and drift.png, over {len(seeds)} trajectories, are in {out}"

@@ -40,10 +40,11 @@ from caching import (
 )
 from configs import InputError
 from experiments.grid import UNCACHED, Strategy, label
+from experiments.images import save_figure
 from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
+from experiments.planning import pictures
 from experiments.planning.end_error import describe_forecaster, final_states, mean_psnr, squared_errors
-from experiments.reports import pictures
 from experiments.reports.tables import markdown
 from experiments.runs.run import default_checkpoint
 from models.files import write_atomically, write_safetensors
@@ -168,7 +169,7 @@ class Frontier:
         results = [json.loads(path.read_text()) for path in files]
         text = table(results)
         write_atomically(self.out / "frontier.md", lambda unfinished: unfinished.write_text(text + "\n"))
-        pictures.save_figure(pictures.frontier(results), self.out / "frontier.png")
+        save_figure(pictures.frontier(results), self.out / "frontier.png")
         return text
 
     def path(self, checkpoint: str, row: Row) -> Path:

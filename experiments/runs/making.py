@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from caching import Plan
-from experiments.evaluation.metrics import Closeness, closeness
 from experiments.images import to_uint8
+from experiments.metrics import Closeness, closeness
 from experiments.pipeline import Pipeline
 from experiments.runs.blocks import Part, Record, RunFolder, Task
 from experiments.runs.samples import Batch

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from caching import NULL, Macs, PassCosts, Plan
-from experiments.evaluation.metrics import Closeness
+from experiments.metrics import Closeness
 from experiments.runs.blocks import Part
 from experiments.runs.comparison import COLUMNS, save_comparison
 from experiments.runs.making import Job

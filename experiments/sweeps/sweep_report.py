@@ -14,7 +14,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 from experiments.data import holds_shards, image_paths, sample_folder
-from experiments.reports.charts import HeatMap, Mark, heat_maps, trade_offs
 from experiments.reports.report import (
     Block,
     Configuration,
@@ -27,6 +26,7 @@ from experiments.reports.report import (
     write_report,
 )
 from experiments.reports.tables import markdown
+from experiments.rows.charts import HeatMap, Mark, heat_maps, trade_offs
 from experiments.rows.measures import MEASURES, measured, present
 from experiments.rows.results import Result, load_result
 from experiments.runs.samples import open_samples

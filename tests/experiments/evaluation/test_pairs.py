@@ -7,9 +7,9 @@ import torch
 
 from configs import InputError
 from experiments.data import ArrayImages
-from experiments.evaluation.metrics import closeness
 from experiments.evaluation.pairs import compare, load_lpips, perceptual
 from experiments.evaluation.sets import ImageSet
+from experiments.metrics import closeness
 
 
 def image_set(name: str, pixels: torch.Tensor, names: list[str] | None = None) -> ImageSet:

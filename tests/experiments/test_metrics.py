@@ -6,8 +6,8 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from experiments.evaluation.metrics import closeness
 from experiments.images import to_uint8
+from experiments.metrics import closeness
 
 
 def images(seed: int, count: int = 3) -> torch.Tensor:

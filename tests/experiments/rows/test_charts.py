@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments.reports.charts import HeatMap, Mark, Style, heat_maps, trade_offs
+from experiments.rows.charts import HeatMap, Mark, Style, heat_maps, trade_offs
 from experiments.rows.measures import MEASURES
 
 PSNR, FRECHET = MEASURES["psnr_mean"], MEASURES["frechet"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,6 @@ from matplotlib.figure import Figure
 
 from caching import NULL, Plan
 from experiments.planning.drift import Drift
-from models.files import write_atomically
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG, whole or not at all."""
-    write_atomically(path, lambda unfinished: figure.savefig(unfinished, format="png", dpi=110, bbox_inches="tight"))
 
 
 def similarity(drifts: Mapping[int, Drift], timesteps: Sequence[int]) -> Figure:
