@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import winograd
+from models import taps, winograd
 from models.attention import Attend
 from models.onednn import convolve, multiply, pack_conv, pack_linear, packs
 
@@ -47,7 +47,8 @@ def _optimised(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d by oneDNN, channels last: 1x1 as a product, 3x3 by Winograd's algorithm where that is sooner."""
+    """nn.Conv2d by oneDNN, channels last: 1x1 as a product, 3x3 by Winograd's algorithm or tap by tap where that is
+    sooner."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, H, W) -> (B, out_channels, H', W')."""
@@ -105,6 +106,11 @@ def _product(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
 def _winograd(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
     filters = winograd.transform(conv.weight, conv.bias, size)
     return lambda x: winograd.convolution(x, filters)
+
+
+def _taps(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
+    prepared = taps.by_tap(conv.weight, conv.bias)
+    return lambda x: taps.convolution(x, prepared)
 
 
 def _direct(conv: nn.Conv2d, size: Sequence[int]) -> Operation:

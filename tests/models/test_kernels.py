@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
-from models import UNetConfig, kernels, onednn, winograd
+from models import UNetConfig, kernels, onednn, taps, winograd
 from models.fast import FastUNet, SplitUNet
 from models.kernels import optimise
 
@@ -185,6 +185,21 @@ def test_winograds_algorithm_is_as_exact_as_a_direct_convolution(batch, channels
     direct = onednn.convolve(x, onednn.pack_conv(weight, (height, width), (1, 1)), offset, (1, 1))
     assert error(result, expected) < 1e-5
     assert error(result, expected) < 6 * error(direct, expected)
+
+
+@torch.no_grad()
+@needs_packing
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("batch", "outputs", "height", "width"), [(1, 3, 16, 16), (3, 4, 7, 30), (2, 1, 1, 5)])
+def test_convolutions_tap_by_tap_are_as_exact_as_direct_ones(batch, outputs, height, width, bias):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 64, height, width, generator=generator) + 1
+    weight = torch.randn(outputs, 64, 3, 3, generator=generator)
+    offset = torch.randn(outputs, generator=generator) if bias else None
+    expected = F.conv2d(x.double(), weight.double(), None if offset is None else offset.double(), padding=1)
+    result = taps.convolution(x.to(memory_format=torch.channels_last), taps.by_tap(weight, offset))
+    assert result.shape == expected.shape
+    assert error(result, expected) < 2e-6
 
 
 @torch.no_grad()
