@@ -34,7 +34,7 @@ SETTINGS = {
     "batch_size": 2, "device": "cpu",
 }  # fmt: skip
 CACHED = "uniform-interval2-branch0-lagrange-order1"
-IMAGES = 80
+IMAGES = 240  # many more than ten kills leave time for
 
 
 @pytest.fixture
