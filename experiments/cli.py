@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import configs
 from configs import InputError
 from experiments.runs.world import is_first, join
+from models.memory import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ def main(
         print(doc.strip())
         return
     words = [_flag(word) for word in words]
+    keep_freed_memory()
     try:
         first = words.pop(0) if words and "=" not in words[0] and (default or argument) else None
         layers = {} if default is None else _read(first or default, Path(default).parent.name)
