@@ -30,7 +30,12 @@ def pixels(tmp_path_factory):
 def latents(tmp_path_factory):
     """Stable Diffusion in small: a function to a new pipeline, and our U-Net with the same weights."""
     folder = tmp_path_factory.mktemp("sd")
-    return lambda name: stable_diffusion(folder, name), ours(stable_diffusion(folder).unet, folder)
+    pipe = stable_diffusion(folder)
+    try:
+        pipe.text_encoder(torch.zeros(1, 5, dtype=torch.long))
+    except RuntimeError as error:  # torch 2.6 with newer versions of transformers
+        pytest.skip(f"transformers' CLIP does not run in float64 here ({error})")
+    return lambda name: stable_diffusion(folder, name), ours(pipe.unet, folder)
 
 
 def generator():
