@@ -47,7 +47,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise InputError("prompts need the transformers package; install it with pip install 'shallows[sd]'") from error
+        raise InputError("prompts need the transformers package; install it with pip install -e '.[sd]'") from error
     return transformers
 
 

@@ -17,7 +17,7 @@ def optional(module: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = PACKAGES[module.split(".")[0]]
-        raise InputError(f"{purpose} the {package} package; install it with pip install 'shallows[{extra}]'") from error
+        raise InputError(f"{purpose} the {package} package; install it with pip install -e '.[{extra}]'") from error
 
 
 def versions() -> dict[str, str]:
