@@ -164,7 +164,7 @@ def test_no_network_for_the_tokenizer_says_what_to_get(tmp_path, monkeypatch):
 
 def test_without_transformers_the_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"pip install 'shallows\[sd\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[sd\]'"):
         models.load_conditioner("random", ConditioningConfig(text=TINY))
 
 

@@ -130,5 +130,5 @@ def test_code_in_a_file_of_weights_is_never_run(tiny, tmp_path):
 
 def test_a_missing_package_is_said_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(InputError, match=r"install it with pip install 'shallows\[eval\]'"):
+    with pytest.raises(InputError, match=r"install it with pip install -e '\.\[eval\]'"):
         load_clip("ViT-g-14/laion2b_s34b_b88k", CPU)

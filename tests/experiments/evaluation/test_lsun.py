@@ -65,5 +65,5 @@ def test_what_is_no_lsun_ends_in_one_sentence(tmp_path):
 
 def test_a_missing_package_is_said_with_its_command(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(InputError, match=r"LSUN needs the lmdb package; install it with pip install 'shallows\[eval\]"):
+    with pytest.raises(InputError, match=r"LSUN needs the lmdb package; install it with pip install -e '\.\[eval\]"):
         LsunImages(tmp_path, 8)

@@ -70,7 +70,7 @@ def test_grey_images_have_a_perceptual_distance(pictures):
 
 def test_a_missing_package_is_said_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(InputError, match=r"LPIPS needs the lpips package; install it with pip install 'shallows\[lp"):
+    with pytest.raises(InputError, match=r"LPIPS needs the lpips package; install it with pip install -e '\.\[lp"):
         load_lpips(torch.device("cpu"))
 
 
