@@ -15,7 +15,7 @@ from caching.forecast import Forecaster, make_forecaster
 from caching.plan import Plan
 from caching.policies import POLICIES, Policy, register
 from configs import InputError
-from models.files import write_atomically
+from models.files import write_text
 
 FORMAT = "plan/1"
 
@@ -55,7 +55,7 @@ class SavedPlan:
     def save(self, path: str | Path) -> None:
         fields = {"format": FORMAT} | asdict(self)
         text = "{\n" + ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in fields.items()) + "\n}\n"
-        write_atomically(Path(path), lambda unfinished: unfinished.write_text(text))
+        write_text(Path(path), text)
 
 
 def load_plan(path: str | Path) -> SavedPlan:

@@ -33,6 +33,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes one file in UTF-8, by `write_atomically`."""
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes one safetensors file, by `write_atomically`."""
 

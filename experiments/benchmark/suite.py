@@ -12,7 +12,7 @@ from experiments.benchmark.records import Records, identity
 from experiments.benchmark.settings import BenchmarkConfig
 from experiments.benchmark.workload import Workload
 from experiments.images import save_figure
-from models.files import write_atomically
+from models.files import write_text
 
 
 def run(config: BenchmarkConfig) -> str:
@@ -31,6 +31,6 @@ def run(config: BenchmarkConfig) -> str:
 def render_files(config: BenchmarkConfig, records: Records) -> str:
     """Writes table and plot -> the table."""
     text = render.report(records.lines)
-    write_atomically(config.file(".md"), lambda unfinished: unfinished.write_text(text + "\n"))
+    write_text(config.file(".md"), text + "\n")
     save_figure(plot.figure(records.lines), config.file(".png"))
     return text

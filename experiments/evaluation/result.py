@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from experiments.evaluation.extras import versions
 from experiments.reports.tables import markdown
-from models.files import write_atomically
+from models.files import write_text
 
 Values = Mapping[str, float | None]
 
@@ -66,7 +66,7 @@ class Evaluation:
 
     def save(self) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"
-        write_atomically(self.file, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        write_text(self.file, text)
 
     def __str__(self) -> str:
         present = {key for values in self.values.values() for key in values}

@@ -33,7 +33,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from configs import InputError
-from models.files import write_atomically
+from models.files import write_text
 
 # What a picture may be given as: an image file's bytes or path, a figure, or pixels (C, H, W) uint8, C = 1 or 3.
 Source: TypeAlias = bytes | Path | Figure | Tensor
@@ -168,7 +168,7 @@ def write_report(path: Path, title: str, blocks: Sequence[Block]) -> None:
     Raises InputError for an image file that is missing or no image.
     """
     text = render(title, blocks)
-    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def render(title: str, blocks: Sequence[Block]) -> str:

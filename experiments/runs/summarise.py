@@ -20,7 +20,7 @@ from experiments.runs.making import Job
 from experiments.runs.sampling import Run, shared
 from experiments.runs.summary import PolicyRow, Summary
 from models import UNet
-from models.files import write_atomically
+from models.files import write_text
 from samplers import GuidancePlan
 
 Count = Callable[[Macs], int]
@@ -63,7 +63,7 @@ def finish(job: Job, seeds: range, settings: dict[str, Any], paper: Count) -> Su
                     job.folder.path / "grid.png")  # fmt: skip
     summary = summarise(job, seeds, settings, paper)
     text = json.dumps(summary.to_json(), indent=2) + "\n"
-    write_atomically(job.folder.path / "summary.json", lambda unfinished: unfinished.write_text(text))
+    write_text(job.folder.path / "summary.json", text)
     return summary
 
 

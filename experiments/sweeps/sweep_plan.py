@@ -10,7 +10,7 @@ from typing import Any
 
 import configs
 from configs import InputError
-from models.files import write_atomically
+from models.files import write_text
 
 NAME = "sweep.json"
 
@@ -39,7 +39,7 @@ class SweepPlan:
 
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=1) + "\n"
-        write_atomically(folder / NAME, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        write_text(folder / NAME, text)
 
 
 def load_sweep_plan(folder: Path) -> SweepPlan:
