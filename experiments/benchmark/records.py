@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,15 +10,15 @@ from typing import Any
 
 from configs import InputError
 from experiments.benchmark.settings import Case
-from models.files import write_atomically
+from experiments.digest import json_digest
+from models.files import write_text
 
 Record = dict[str, Any]
 
 
 def identity(case: Case, environment: Record) -> str:
     """Of one case on one machine with these versions: what has to be measured anew where it changes."""
-    text = json.dumps([asdict(case), environment], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_digest([asdict(case), environment])
 
 
 class Records:
@@ -29,16 +28,16 @@ class Records:
         self.path = path
         self.lines = read(path) if path.exists() else []
 
-    def has(self, digest: str) -> bool:
+    def has(self, name: str) -> bool:
         """Has the case of this identity been measured?"""
-        return any(line["identity"] == digest for line in self.lines)
+        return any(line["identity"] == name for line in self.lines)
 
     def put(self, lines: Sequence[Record]) -> None:
         """Writes the measurements of one case; the file is whole at any time."""
         names = {line["case"] for line in lines}
         self.lines = [line for line in self.lines if line["case"] not in names] + list(lines)
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        write_atomically(self.path, lambda unfinished: unfinished.write_text(text))
+        write_text(self.path, text)
 
 
 def read(path: Path) -> list[Record]:

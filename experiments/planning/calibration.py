@@ -113,8 +113,9 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     """Searches a plan for one sampling configuration under a budget of MACs, and writes it.
 
     First the regular plans (full passes evenly spaced or crowded to one end, around one branch or layered, null
-    steps between or not) with every closed-form forecaster on few seeds; then small changes to the best of them on
-    all seeds; then fitted weights. Every decision is made on the end error of the cached trajectory itself.
+    steps between or not) with every closed-form forecaster on few seeds; then the best few of them, and small changes
+    to the best, on all seeds; then fitted weights. Every decision is made on the end error of the cached trajectory
+    itself.
 
     Raises InputError for what SampleConfig refuses, and where the budget allows no plan.
     """
@@ -173,6 +174,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
 
 CLOSED_FORMS = (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3), Lagrange(1, "log_snr"), Lagrange(2, "log_snr"))
 WARPS = (0.85, 1.15)
+FINALISTS = 3  # plans that few seeds leave for all of them to decide between
 RIDGES = (1e-3, 1e-2)
 
 
@@ -191,8 +193,8 @@ class Search:
         best = self.improve(self.screen())
         return self.fitted(best)
 
-    def screen(self) -> Trial:
-        """The best regular plan, on few seeds."""
+    def screen(self) -> list[Trial]:
+        """The best regular plans on few seeds, each with its best forecast."""
         evals = self.sampler.num_evals
         regular = {shape: plan for shape in shapes(evals, self.branches) if (plan := shape.largest(evals, self.budget))}
         if not regular:
@@ -211,7 +213,9 @@ class Search:
             nearby = [shape.plan(evals, full - less) for less in (1, 2, 3) if full > less]
             nearby += [shape._replace(warp=warp).largest(evals, self.budget) for warp in WARPS]
             others += [(plan, trial.forecaster) for plan in nearby if plan]
-        return max(trials + self.compare("variants", others), key=lambda trial: trial.psnr)
+        trials = sorted(trials + self.compare("variants", others), key=lambda trial: trial.psnr)
+        by_plan = {trial.plan: trial for trial in trials}  # the best of each plan comes last, and stays
+        return sorted(by_plan.values(), key=lambda trial: -trial.psnr)[:FINALISTS]
 
     def compare(self, what: str, candidates: Sequence[tuple[Plan, Forecaster]]) -> list[Trial]:
         """Measured on few seeds, the best first."""
@@ -219,10 +223,11 @@ class Search:
             trials = [self.measure("regular", *candidate, self.config.screening) for candidate in bar]
         return sorted(trials, key=lambda trial: -trial.psnr)
 
-    def improve(self, start: Trial) -> Trial:
-        """Small changes, kept where they help on all seeds."""
+    def improve(self, finalists: Sequence[Trial]) -> Trial:
+        """Small changes to the best of the finalists, kept where they help on all seeds."""
         rng = random.Random(self.config.search_seed)
-        best = self.measure("calibrated", start.plan, start.forecaster)
+        measured = [self.measure("calibrated", trial.plan, trial.forecaster) for trial in finalists]
+        best = max(measured, key=lambda trial: trial.psnr)
         with tqdm(range(self.config.trials), unit="plan", desc="improving") as bar:
             for _ in bar:
                 plan = neighbour(best.plan, self.budget, self.branches, rng)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from caching import FORECASTERS, AdaptivePolicy, Depth, Explicit, Forecaster, Plan, Policy
+from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline
 from experiments.runs.sampling import Run, batches, sample_batch
@@ -104,7 +104,7 @@ class EndError:
             return final_states(self.pipeline, self.sampler, strategy, seeds, self.batch_size, bar)
 
     def _key(self, what: Mapping[str, Any]) -> str:
-        return hashlib.sha256(json.dumps({**self._identity, **what}, sort_keys=True).encode()).hexdigest()[:24]
+        return json_digest({**self._identity, **what})
 
     def _remember(self, key: str, measured: Measured) -> None:
         self._known[key] = measured

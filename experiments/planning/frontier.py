@@ -6,7 +6,6 @@ are made of these files alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +38,7 @@ from caching import (
     pass_costs,
 )
 from configs import InputError
+from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy, label
 from experiments.images import save_figure
 from experiments.model import model_config, pick_device
@@ -47,7 +47,7 @@ from experiments.planning import pictures
 from experiments.planning.end_error import describe_forecaster, final_states, mean_psnr, squared_errors
 from experiments.reports.tables import markdown
 from experiments.runs.run import default_checkpoint
-from models.files import write_atomically, write_safetensors
+from models.files import write_safetensors, write_text
 from samplers import Sampler, SamplerConfig
 
 
@@ -165,10 +165,10 @@ class Frontier:
             path = files[self.path(checkpoint, row)] = self.path(checkpoint, row)
             if not path.exists():
                 text = json.dumps(self.measure(row, checkpoint), indent=1) + "\n"
-                write_atomically(path, lambda unfinished, text=text: unfinished.write_text(text))
+                write_text(path, text)
         results = [json.loads(path.read_text()) for path in files]
         text = table(results)
-        write_atomically(self.out / "frontier.md", lambda unfinished: unfinished.write_text(text + "\n"))
+        write_text(self.out / "frontier.md", text + "\n")
         save_figure(pictures.frontier(results), self.out / "frontier.png")
         return text
 
@@ -176,8 +176,7 @@ class Frontier:
         """The file of a row's result."""
         evals = Sampler(row.sampler, self.model.diffusion).num_evals
         what = row.identity(evals) | {"checkpoint": checkpoint, "images": self.config.num_images}
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-        return self.out / "rows" / f"{digest[:16]}.json"
+        return self.out / "rows" / f"{json_digest(what)}.json"
 
     def measure(self, row: Row, checkpoint: str) -> dict[str, Any]:
         """Samples the evaluation seeds as the row says, and compares."""
@@ -210,8 +209,7 @@ class Frontier:
         """Uncached final states, sampled once and kept in OUT/states."""
         count = self.config.solution_images if sampler.steps == self.config.solution_steps else self.config.num_images
         what = [asdict(sampler), count, self.pipeline.unet.provenance.sha256]
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-        path = self.out / "states" / f"{digest[:16]}.safetensors"
+        path = self.out / "states" / f"{json_digest(what)}.safetensors"
         if not path.exists():
             write_safetensors(path, {"x": self.sample(sampler, UNCACHED, count)[0]}, {})
         return load_file(path)["x"]

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from caching import Plan
 from configs import InputError
+from experiments.digest import json_digest
 from experiments.grid import folder_name
 from experiments.runs.samples import Batch, storage
 from models.files import write_bytes
@@ -75,13 +76,13 @@ class Record:
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Raises ValueError, KeyError or TypeError for anything but what `to_json` made."""
         content = dict(content)
-        if content.pop("sha256") != _digest(_text(content)):
+        if content.pop("sha256") != json_digest(content):
             raise ValueError("it is not what was written")
         return cls(**{**content, "parts": {name: Part.from_json(part) for name, part in content["parts"].items()}})
 
     def to_json(self) -> dict[str, Any]:
         content = {**asdict(self), "parts": {name: part.to_json() for name, part in self.parts.items()}}
-        return {**content, "sha256": _digest(_text(content))}
+        return {**content, "sha256": json_digest(content)}
 
 
 class Task(NamedTuple):
@@ -221,11 +222,3 @@ def _is_visible(path: Path) -> bool:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(content) + "\n").encode())
-
-
-def _text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, sort_keys=True)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

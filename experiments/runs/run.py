@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,6 +10,7 @@ from typing import Any
 
 from caching import PlanFile
 from configs import InputError
+from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy, default_forecaster, strategies
 from experiments.model import ModelConfig, model_config
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
@@ -142,7 +141,7 @@ def output_folder(
     config: SampleConfig, model: ModelConfig, pipeline: Pipeline, chosen: Sequence[Strategy]
 ) -> RunFolder:
     known = identity(config, model, pipeline, chosen)
-    path = Path("outputs") / f"{Path(config.model).stem}-{_digest(known)[:8]}" if config.out is None else config.out
+    path = Path("outputs") / f"{Path(config.model).stem}-{json_digest(known)[:8]}" if config.out is None else config.out
     names = [strategy.name for strategy in chosen]
     size = 0 if config.batch_size == AUTO else int(config.batch_size)  # 0: `run` settles it
     return RunFolder(Path(path), known, names, size, config.storage)
@@ -157,12 +156,12 @@ def identity(
     if config.forecaster["name"] == "auto":
         settings["forecaster"] = default_forecaster(config.sampler)
     if config.prompts is not None:
-        settings["prompts"] = _digest(pipeline.prompts)
+        settings["prompts"] = json_digest(pipeline.prompts)
     plans = [asdict(strategy.policy.saved) for strategy in chosen if isinstance(strategy.policy, PlanFile)]
     if plans:
-        settings["policy"] = {"name": "plan", "plans": _digest(plans)}
+        settings["policy"] = {"name": "plan", "plans": json_digest(plans)}
     settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
-    return dict(_flat({**settings, "model": Path(config.model).stem, "network": _digest(network)}))
+    return dict(_flat({**settings, "model": Path(config.model).stem, "network": json_digest(network)}))
 
 
 def default_checkpoint(model: ModelConfig, name: str) -> str:
@@ -177,7 +176,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
