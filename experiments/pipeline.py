@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from configs import InputError
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import Strategy
 from experiments.model import model_config
+from experiments.prompts import read_prompts
 from models import ClassEmbedder, Parts, TextEncoder
 from samplers import ConditionalDenoiser, Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, guide
 
@@ -193,13 +193,6 @@ def load_pipeline(checkpoint: str, model: str, config: PipelineConfig, device: t
 
 
 def _prompts(config: PipelineConfig) -> list[str]:
-    if config.prompts is None:
-        return [] if config.prompt is None else [config.prompt]
-    try:
-        lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the prompts in {config.prompts} cannot be read ({error})") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise InputError(f"{config.prompts} holds no prompts; it should have one per line")
-    return prompts
+    if config.prompts is not None:
+        return read_prompts(config.prompts)
+    return [] if config.prompt is None else [config.prompt]

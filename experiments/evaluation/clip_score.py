@@ -15,6 +15,7 @@ from tqdm import tqdm
 from configs import InputError
 from experiments.evaluation.extras import optional
 from experiments.evaluation.sets import ImageSet
+from experiments.prompts import read_prompts
 from models.hub import reason
 
 ARCHITECTURE, WEIGHTS = "ViT-g-14", "laion2b_s34b_b88k"  # of the DeepCache paper
@@ -64,23 +65,17 @@ def clip_score(images: ImageSet, prompts: Sequence[str], scorer: Scorer, batch_s
     return torch.cat(values).double().mean().item()
 
 
-def read_prompts(file: str | None, folder: Path, images: ImageSet) -> list[str]:
+def prompts_of(file: str | None, folder: Path, images: ImageSet) -> list[str]:
     """The prompt of every image.
 
     file: one prompt per line, where image i (its name, a seed, or its position) has line i modulo their number, as in
       sampling. None takes the prompts from the summary of the run that made the folder.
     Raises InputError where there are none.
     """
-    if file is not None:
-        try:
-            lines = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} is no readable file of prompts ({error})") from error
-        lines = [line for line in lines if line]
-        if not lines:
-            raise InputError(f"{file} holds no prompts")
-        return [lines[index % len(lines)] for index in images.indices]
-    return _run_prompts(folder, images)
+    if file is None:
+        return _run_prompts(folder, images)
+    prompts = read_prompts(file)
+    return [prompts[index % len(prompts)] for index in images.indices]
 
 
 def _run_prompts(folder: Path, images: ImageSet) -> list[str]:

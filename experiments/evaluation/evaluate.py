@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from configs import InputError, one_of
-from experiments.evaluation.clip_score import ARCHITECTURE, WEIGHTS, clip_score, load_clip, read_prompts
+from experiments.evaluation.clip_score import ARCHITECTURE, WEIGHTS, clip_score, load_clip, prompts_of
 from experiments.evaluation.evaluator import images_evaluator
 from experiments.evaluation.inception import is_published, load_inception
 from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
@@ -184,7 +184,7 @@ class _Work:
 
     def _clip(self) -> None:
         folder = Path(self.config.folder).expanduser()
-        prompts = {images.name: read_prompts(self.config.prompts, folder, images) for images in self.sets}
+        prompts = {images.name: prompts_of(self.config.prompts, folder, images) for images in self.sets}
         scorer = load_clip(self.config.clip, self.device)
         for images in self.sets:
             value = clip_score(images, prompts[images.name], scorer, self.config.batch_size)

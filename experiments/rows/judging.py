@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from configs import InputError
-from experiments.evaluation.clip_score import Scorer, clip_score, load_clip, read_prompts
+from experiments.evaluation.clip_score import Scorer, clip_score, load_clip, prompts_of
 from experiments.evaluation.evaluator import Evaluator, images_evaluator
 from experiments.evaluation.inception import load_inception
 from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
@@ -107,7 +107,7 @@ class Judges:
 
     def _clip_score(self, samples: ImageSet, folder: Path, prompts: str | None, judged: Judged) -> None:
         scorer: Scorer = self._once("clip", lambda: load_clip(self.clip or "", self.device))
-        judged.metrics["clip_score"] = clip_score(samples, read_prompts(prompts, folder, samples), scorer, BATCH)
+        judged.metrics["clip_score"] = clip_score(samples, prompts_of(prompts, folder, samples), scorer, BATCH)
         judged.settings.append(f"CLIP score: mean of 100 cos of image and prompt, clipped at 0, in {self.clip}")
 
     def _once(self, key: Any, load: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from configs import InputError
 from experiments.data import ArrayImages
-from experiments.evaluation.clip_score import clip_score, load_clip, read_prompts
+from experiments.evaluation.clip_score import clip_score, load_clip, prompts_of
 from experiments.evaluation.sets import ImageSet
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_scores_are_cosines_in_per_cent_clipped_at_zero(tiny, images):
 
 def test_prompts_of_a_file_take_turns_by_seed(images, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n\n")
-    prompts = read_prompts(str(tmp_path / "prompts.txt"), tmp_path, images)
+    prompts = prompts_of(str(tmp_path / "prompts.txt"), tmp_path, images)
     assert prompts == [PROMPTS[seed % 3] for seed in range(40, 45)]
 
 
@@ -72,8 +72,8 @@ def test_prompts_of_a_run_are_found_in_its_summary(images, tmp_path):
     summary = {"config": {"seed": 38, "prompt": None, "prompts": "prompts.txt"}, "conditions": conditions}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     expected = [f"prompt of seed {seed}" for seed in range(40, 45)]
-    assert read_prompts(None, tmp_path, images) == expected
-    assert read_prompts(None, tmp_path / "uncached", images) == expected
+    assert prompts_of(None, tmp_path, images) == expected
+    assert prompts_of(None, tmp_path / "uncached", images) == expected
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_images_without_prompts_end_in_one_sentence(images, tmp_path, summary, s
         text = summary if isinstance(summary, str) else json.dumps(summary)
         (tmp_path / "summary.json").write_text(text)
     with pytest.raises(InputError, match=sentence):
-        read_prompts(None, tmp_path, images)
+        prompts_of(None, tmp_path, images)
 
 
 def test_an_empty_file_of_prompts_ends_in_one_sentence(images, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n")
     with pytest.raises(InputError, match="holds no prompts"):
-        read_prompts(str(tmp_path / "prompts.txt"), tmp_path, images)
-    with pytest.raises(InputError, match="is no readable file of prompts"):
-        read_prompts(str(tmp_path / "nothing.txt"), tmp_path, images)
+        prompts_of(str(tmp_path / "prompts.txt"), tmp_path, images)
+    with pytest.raises(InputError, match="cannot be read"):
+        prompts_of(str(tmp_path / "nothing.txt"), tmp_path, images)
 
 
 @pytest.mark.parametrize(
