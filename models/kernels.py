@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import taps, winograd
+from models import shifted, winograd
 from models.attention import Attend
 from models.onednn import convolve, multiply, pack_conv, pack_linear, packs
 
@@ -47,8 +47,8 @@ def _optimised(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d by oneDNN, channels last: 1x1 as a product, 3x3 by Winograd's algorithm or tap by tap where that is
-    sooner."""
+    """nn.Conv2d by oneDNN, channels last: 1x1 as a product, 3x3 by Winograd's algorithm or by shifted maps where
+    that is sooner."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, H, W) -> (B, out_channels, H', W')."""
@@ -85,15 +85,14 @@ def _state(parameter: Tensor) -> tuple[int, int]:
 
 
 def _algorithm(conv: Conv2d, x: Tensor) -> Callable[..., Operation]:
-    if conv.stride == (1, 1) and conv.kernel_size == (1, 1) and conv.padding == (0, 0):
+    shape = (conv.kernel_size, conv.padding, conv.stride)
+    if shape == ((1, 1), (0, 0), (1, 1)):
         return _product
-    if (
-        conv.stride == (1, 1)
-        and conv.kernel_size == (3, 3)
-        and conv.padding == (1, 1)
-        and winograd.pays(x, conv.weight)
-    ):
-        return _winograd
+    if shape == ((3, 3), (1, 1), (1, 1)):
+        if winograd.pays(x, conv.weight):
+            return _winograd
+        if shifted.pays(x, conv.weight):
+            return _shifted
     return _direct
 
 
@@ -108,9 +107,9 @@ def _winograd(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
     return lambda x: winograd.convolution(x, filters)
 
 
-def _taps(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
-    prepared = taps.by_tap(conv.weight, conv.bias)
-    return lambda x: taps.convolution(x, prepared)
+def _shifted(conv: nn.Conv2d, size: Sequence[int]) -> Operation:
+    taps = shifted.by_tap(conv.weight, conv.bias)
+    return lambda x: shifted.convolution(x, taps)
 
 
 def _direct(conv: nn.Conv2d, size: Sequence[int]) -> Operation:

@@ -1,4 +1,4 @@
-"""3x3 convolutions to a few channels, such as a network's last, tap by tap.
+"""3x3 convolutions to a few channels, such as a network's last, as one product and nine shifted maps.
 
 oneDNN computes 16 output channels where there are three. As one product of all pixels with all nine taps,
 (O·9, C), hardly any is wasted, and what is left to do is to add nine maps of O channels, each shifted by its tap.
@@ -15,7 +15,7 @@ from models.onednn import multiply, pack_linear
 
 
 class Taps(NamedTuple):
-    """The taps of a convolution."""
+    """What a convolution multiplies its pixels by."""
 
     packed: Tensor  # (9·O, C)
     bias: Tensor  # (O, 1, 1, 1), or zero

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
-from models import UNetConfig, kernels, onednn, taps, winograd
+from models import UNetConfig, kernels, onednn, shifted, winograd
 from models.fast import FastUNet, SplitUNet
 from models.kernels import optimise
 
@@ -191,13 +191,13 @@ def test_winograds_algorithm_is_as_exact_as_a_direct_convolution(batch, channels
 @needs_packing
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("batch", "outputs", "height", "width"), [(1, 3, 16, 16), (3, 4, 7, 30), (2, 1, 1, 5)])
-def test_convolutions_tap_by_tap_are_as_exact_as_direct_ones(batch, outputs, height, width, bias):
+def test_convolutions_by_shifted_maps_are_as_exact_as_direct_ones(batch, outputs, height, width, bias):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 64, height, width, generator=generator) + 1
     weight = torch.randn(outputs, 64, 3, 3, generator=generator)
     offset = torch.randn(outputs, generator=generator) if bias else None
     expected = F.conv2d(x.double(), weight.double(), None if offset is None else offset.double(), padding=1)
-    result = taps.convolution(x.to(memory_format=torch.channels_last), taps.by_tap(weight, offset))
+    result = shifted.convolution(x.to(memory_format=torch.channels_last), shifted.by_tap(weight, offset))
     assert result.shape == expected.shape
     assert error(result, expected) < 2e-6
 
@@ -211,6 +211,27 @@ def test_winograds_algorithm_is_taken_where_it_pays():
     assert not winograd.pays(torch.zeros(4, 64, 18, 16), weight)
     assert not winograd.pays(torch.zeros(4, 64, 16, 16, dtype=torch.bfloat16), weight.bfloat16())
     assert not winograd.pays(torch.zeros(4, 64, 16, 16), narrow)
+
+
+@torch.no_grad()
+@needs_packing
+@pytest.mark.parametrize(
+    ("conv", "prepare"),
+    [
+        (nn.Conv2d(64, 48, 1), kernels._product),
+        (nn.Conv2d(64, 64, 3, padding=1), kernels._winograd),
+        (nn.Conv2d(64, 3, 3, padding=1), kernels._shifted),
+        (nn.Conv2d(3, 64, 3, padding=1), kernels._direct),
+        (nn.Conv2d(64, 64, 3, padding=1, stride=2), kernels._direct),
+        (nn.Conv2d(64, 3, 3), kernels._direct),
+        (nn.Conv2d(64, 3, 1, stride=2), kernels._direct),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_every_convolution_takes_its_algorithm(conv, prepare):
+    x, network = torch.randn(4, conv.in_channels, 16, 16, generator=torch.Generator().manual_seed(0)), optimise(conv)
+    assert error(network(x), conv.double()(x.double())) < 1e-5
+    assert [made for made, _ in network.prepared] == [prepare]
 
 
 @torch.no_grad()
