@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,9 +57,22 @@ def main(
 
 
 def fail(sentence: str) -> None:
-    """Ends the process with status 2 and one sentence; of several processes the first one says it."""
-    join().say_last(lambda: print(f"error: {' '.join(sentence.split())}", file=sys.stderr, flush=True))
-    sys.exit(2)
+    """Ends the process with status 2 and one sentence."""
+    _end(f"error: {' '.join(sentence.split())}", status=2)
+
+
+def end_if_rows_failed(failures: Mapping[str, str]) -> None:
+    """Ends the process with status 1 and one line about the rows that failed, whose sentences are given by name."""
+    if failures:
+        name, sentence = next(iter(failures.items()))
+        rows = "row" if len(failures) == 1 else "rows"
+        _end(f"{len(failures)} {rows} failed; the first, {name}: {sentence}", status=1)
+
+
+def _end(last_words: str, status: int) -> None:
+    """Of several processes the first one says the last words."""
+    join().say_last(lambda: print(last_words, file=sys.stderr, flush=True))
+    sys.exit(status)
 
 
 def _flag(word: str) -> str:

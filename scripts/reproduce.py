@@ -14,9 +14,7 @@ where rows failed, after all others have run; they are tried again by the next c
 
 from __future__ import annotations
 
-import sys
-
-from experiments.cli import main
+from experiments.cli import end_if_rows_failed, main
 from experiments.paper.reproduce import ReproduceConfig, reproduce
 from experiments.reports.tables import sheet_markdown
 from experiments.runs.world import is_first
@@ -24,15 +22,9 @@ from experiments.runs.world import is_first
 
 def run(config: ReproduceConfig) -> None:
     made = reproduce(config)
-    failures = {name: sentence for table in made for name, sentence in table.failures.items()}
     if is_first():
-        print("\n".join(sheet_markdown(table.sheet) for table in made))
-        if failures:
-            name, sentence = next(iter(failures.items()))
-            rows = "row" if len(failures) == 1 else "rows"
-            print(f"{len(failures)} {rows} failed; the first, {name}: {sentence}", file=sys.stderr)
-    if failures:
-        sys.exit(1)
+        print("\n".join(sheet_markdown(table.sheet) for table in made), flush=True)
+    end_if_rows_failed({name: sentence for table in made for name, sentence in table.failures.items()})
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ only_render=true makes OUT/report.html of what there is.
 
 from __future__ import annotations
 
-import sys
-
-from experiments.cli import main
-from experiments.runs.world import is_first, join
+from experiments.cli import end_if_rows_failed, main
+from experiments.runs.world import is_first
 from experiments.sweeps.sweep import SweepConfig, run
 
 
@@ -25,9 +23,7 @@ def sweep(config: SweepConfig) -> None:
     outcome = run(config)
     if is_first():
         print(outcome, flush=True)
-    if outcome.failures:
-        join().say_last(lambda: print(outcome.failed, file=sys.stderr, flush=True))
-        sys.exit(1)
+    end_if_rows_failed(outcome.failures)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from experiments.rows.results import Result
 from experiments.rows.rows import Row, execute, find_result, images_in
 from experiments.runs.run import SampleConfig
 from experiments.runs.world import is_first, join
-from models.files import write_atomically
+from models.files import write_text
 
 SHOWN = 8  # images of every row on the page
 CLIP = "ViT-g-14/laion2b_s34b_b88k"  # of the paper's scores
@@ -158,7 +158,7 @@ def _write(made: Sequence[Reproduced], config: ReproduceConfig) -> None:
     forms: dict[str, Callable[[Sheet], str]] = {"md": sheet_markdown, "csv": sheet_csv, "tex": sheet_latex}
     for table in made:
         for suffix, form in forms.items():
-            _write_text(out / f"{_stem(table.name, config)}.{suffix}", form(table.sheet))
+            write_text(out / f"{_stem(table.name, config)}.{suffix}", form(table.sheet))
     name = "tables" if config.all else made[0].name
     title = "Tables of DeepCache" if config.all else made[0].sheet.title
     blocks: list[report.Block] = [report.Code(config.command)]
@@ -172,10 +172,6 @@ def _stem(name: str, config: ReproduceConfig) -> str:
     """The name of a table's files: what is priced, random or another model's never replaces what is not."""
     parts = [name, config.model, "random" if config.checkpoint == "random" else "", "costs" if config.cost_only else ""]
     return "-".join(Path(part).stem for part in parts if part)
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def _blocks(made: Reproduced, samples: Path) -> list[report.Block]:

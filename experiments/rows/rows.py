@@ -4,20 +4,18 @@ after everything the result depends on, so that what is finished is never run ag
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import NULL, NoCache, Plan, full_evals
+from caching import NoCache, PlanFile
 from configs import InputError
+from experiments.digest import json_digest
 from experiments.evaluation.sets import open_sets
 from experiments.grid import default_forecaster, folder_name, strategies
 from experiments.model import model_config
@@ -25,14 +23,14 @@ from experiments.rows.judging import Judges
 from experiments.rows.pricing import costs_of, only_strategy
 from experiments.rows.results import Result, as_text, load_result
 from experiments.runs.run import SampleConfig, default_checkpoint, run
-from experiments.runs.summary import Summary
+from experiments.runs.summary import Summary, count_calls
 from experiments.runs.world import World, join
 from models import reading
 from models.download import digest, fetch
-from models.files import write_atomically
+from models.files import write_text
 
-# Where a run leaves its files and how it is started: no result depends on them.
-NO_RESULT = ("out", "device", "compare")
+# Where and how a run leaves its files, and how it is started: no result depends on them.
+NO_RESULT = ("out", "storage", "device", "compare")
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,8 @@ def resolved(config: SampleConfig) -> SampleConfig:
     forecaster = config.forecaster
     if isinstance(chosen[0].policy, NoCache):
         forecaster = {"name": "reuse"}  # nothing is forecast
+    elif isinstance(chosen[0].policy, PlanFile):
+        forecaster = {"name": "auto"}  # a plan brings its own
     elif forecaster["name"] == "auto":
         forecaster = default_forecaster(config.sampler)
     return replace(config, forecaster=dict(forecaster), compare=False, out=None)
@@ -85,8 +85,7 @@ def identity(row: Row) -> dict[str, Any]:
 
 def key(row: Row) -> str:
     """The name of a row's result. Raises InputError where its checkpoint is missing and cannot be fetched."""
-    text = json.dumps(identity(row), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_digest(identity(row))
 
 
 def checkpoint_digest(config: SampleConfig) -> str:
@@ -188,7 +187,7 @@ class _Executor:
         path = self._path(result.key)
         text = as_text(result)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+            write_text(path, text)
         self.done[result.key] = result
 
     def _attempt(self, row: Row, name: str) -> Result:
@@ -249,19 +248,9 @@ def _result(row: Row, name: str, uncached: str, summary: Summary) -> Result:
     )
 
 
-def count_calls(traces: Sequence[Plan]) -> dict[str, float]:
-    """Full, partial and null calls, averaged over the images."""
-    full, null = mean(len(full_evals(trace)) for trace in traces), mean(trace.count(NULL) for trace in traces)
-    return {"full": float(full), "partial": float(mean(map(len, traces)) - full - null), "null": float(null)}
-
-
 def _failed(row: Row, name: str, sentence: str) -> Result:
     settings = {key: value for key, value in asdict(row.config).items() if key not in NO_RESULT}
     return Result(row.name, name, settings, error=" ".join(sentence.split()))
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def _content(file: str | Path) -> str:

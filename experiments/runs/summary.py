@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import mean
 from typing import Any
@@ -37,9 +37,10 @@ class PolicyRow:
     identical: int | None = None  # images equal to their uncached ones in every bit
 
     def cells(self) -> list[str]:
+        shown = [self.traces, self.uncond_traces] if self.guidance else [self.traces]
         return [
             self.name,
-            self._calls(self.traces) + (f" + {self._calls(self.uncond_traces)}" if self.guidance else ""),
+            " + ".join(calls_in_words(count_calls(traces)) for traces in shown),
             f"{self.macs / 1e9:.4g}",
             f"{self.theoretical_speedup:.2f}x" + (f", split {self.split_speedup:.2f}x" if self.split_speedup else ""),
             f"{self.measured_speedup:.2f}x" if self.measured_speedup else "",
@@ -49,18 +50,22 @@ class PolicyRow:
             self._pair(self.ssim_mean, self.ssim_worst, ".4f"),
         ]
 
-    def _calls(self, traces: Sequence[Plan]) -> str:
-        """Full and partial calls, and null steps where there are some, averaged over the images."""
-        full = mean(len(full_evals(trace)) for trace in traces)
-        null = mean(trace.count(NULL) for trace in traces)
-        partial = mean(map(len, traces)) - full - null
-        counts = (full, partial, null) if null else (full, partial)
-        return " / ".join(f"{count:.1f}".removesuffix(".0") for count in counts)
-
     def _pair(self, mean: float | None, worst: float | None, form: str) -> str:
         if mean is not None and worst is not None:
             return f"{mean:{form}} / {worst:{form}}"
         return "identical" if self.identical else ""
+
+
+def count_calls(traces: Sequence[Plan]) -> dict[str, float]:
+    """Full, partial and null calls, averaged over the images."""
+    full, null = mean(len(full_evals(trace)) for trace in traces), mean(trace.count(NULL) for trace in traces)
+    return {"full": float(full), "partial": float(mean(map(len, traces)) - full - null), "null": float(null)}
+
+
+def calls_in_words(calls: Mapping[str, float]) -> str:
+    """Full and partial calls, and null steps where there are some: "20 / 80"."""
+    kinds = ("full", "partial", "null") if calls["null"] else ("full", "partial")
+    return " / ".join(f"{calls[kind]:.1f}".removesuffix(".0") for kind in kinds)
 
 
 HEADER = [

@@ -82,6 +82,7 @@ def combinations(config: SweepConfig) -> Iterator[Combination]:
         raise InputError("the grid is empty; name what to vary, e.g. grid.policy.interval=[2,3,5]")
     base = {each.name: getattr(config, each.name) for each in fields(SampleConfig)}
     base = asdict(SampleConfig(**base | {"out": None}))
+    rows: list[Row] = []
     for values in itertools.product(*grid.values()):
         at = {axis: words(value) for axis, value in zip(grid, values, strict=True)}
         layer: dict[str, Any] = {}
@@ -92,8 +93,12 @@ def combinations(config: SweepConfig) -> Iterator[Combination]:
             price(row.config)  # refuses a branch or schedule that this network or sampler has not
         except InputError as error:
             yield Combination(at, None, str(error))
-        else:
-            yield Combination(at, row)
+            continue
+        if twin := next((other for other in rows if other.config == row.config), None):
+            yield Combination(at, None, f"the same as {twin.name}")
+            continue
+        rows.append(row)
+        yield Combination(at, row)
 
 
 def axes(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import MISSING
 
 from configs import InputError
-from experiments.cli import main
+from experiments.cli import end_if_rows_failed, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,6 +153,25 @@ def test_errors_during_the_run_end_in_one_line(capsys, error, status, line):
         main(run, Job, doc="", words=[])
     assert caught.value.code == status
     assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("failures", "line"),
+    [
+        ({"a": "out of memory"}, "1 row failed; the first, a: out of memory"),
+        ({"b": "no file", "a": "out of memory"}, "2 rows failed; the first, b: no file"),
+    ],
+)
+def test_failed_rows_end_with_status_1_and_one_line(capsys, failures, line):
+    with pytest.raises(SystemExit) as ended:
+        end_if_rows_failed(failures)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_where_no_row_failed_nothing_ends(capsys):
+    end_if_rows_failed({})
+    assert capsys.readouterr().err == ""
 
 
 def test_our_own_mistakes_are_not_hidden():

@@ -54,7 +54,7 @@ def counted(monkeypatch) -> list[SampleConfig]:
 
 def test_the_key_names_what_results_depend_on(tiny):
     one = row(tiny)
-    assert key(one) == key(row(tiny, name="another name", out="elsewhere", device="auto", compare=False))
+    assert key(one) == key(row(tiny, name="another name", out="elsewhere", storage="npz", device="auto", compare=False))
     assert key(one) == key(row(tiny, policy={"branch": 1, "interval": 2, "name": "uniform"}))
     for changed in (
         {"seed": 1},
@@ -78,6 +78,8 @@ def test_the_default_forecaster_is_resolved(tiny):
     assert key(uncached) == key(row(tiny).uncached)
     assert uncached.is_uncached
     assert not row(tiny).is_uncached
+    plan = {"name": str(configs.ROOT / "docs/frontier/plans/ddim20-uniform-N3.json")}
+    assert key(row(tiny, policy=plan)) == key(row(tiny, policy=plan, forecaster={"name": "lagrange"}))  # it has its own
 
 
 def test_a_row_is_one_strategy(tiny):

@@ -13,6 +13,7 @@ from configs import InputError
 from experiments.rows import rows as rows_module
 from experiments.rows.results import Result
 from experiments.sweeps.sweep import SweepConfig, axes, combinations, name_of, run, words
+from experiments.sweeps.sweep_folder import SweepFolder
 from experiments.sweeps.sweep_plan import load_sweep_plan
 from experiments.sweeps.sweep_report import SweepReport, render
 
@@ -179,23 +180,24 @@ def test_a_damaged_result_is_named(swept, tmp_path):
 
 def test_rows_under_several_samplers_are_compared_each_with_its_own(tmp_path):
     run(config_of(tmp_path, grid={"sampler.steps": [4, 5], "policy.interval": [2, 3]}))
-    report = SweepReport(tmp_path)
-    assert [list(row.point.at.values()) for row in report.uncached] == [["4", "uncached"], ["5", "uncached"]]
-    assert [sum(row.result.calls.values()) for row in report.uncached] == [4, 5]
+    sweep = SweepFolder(tmp_path)
+    assert [list(row.point.at.values()) for row in sweep.uncached] == [["4", "uncached"], ["5", "uncached"]]
+    assert [sum(row.result.calls.values()) for row in sweep.uncached] == [4, 5]
 
 
 def test_a_grid_over_the_sampler_alone_has_a_report(tmp_path):
     config = config_of(tmp_path, grid={"sampler.steps": [4, 5]}, policy={"name": "uniform", "interval": 2})
     assert run(config).counts["finished"] == 2
-    assert [row[0] for row in SweepReport(tmp_path).rows] == ["4 uncached", "5 uncached", "4", "5"]
+    assert [row[0] for row in SweepReport(SweepFolder(tmp_path)).rows] == ["4 uncached", "5 uncached", "4", "5"]
     assert "brighter" not in (tmp_path / "report.html").read_text()  # no heat map over one axis
 
 
 def test_identical_images_are_marked(swept):
-    report = SweepReport(swept)
-    row = report.finished[0]
+    sweep = SweepFolder(swept)
+    row = sweep.finished[0]
     figures = {name: value for name, value in row.figures.items() if not name.startswith("psnr")} | {"identical": 2}
-    report.finished[0] = row._replace(figures=figures)
+    sweep.finished[0] = row._replace(figures=figures)
+    report = SweepReport(sweep)
     (panel,) = report._panels("policy.branch", "policy.interval", "psnr_mean")
     assert panel.cells["2", "0"] == (None, "=")
     assert panel.cells["3", "2"][0] > 10
@@ -203,11 +205,22 @@ def test_identical_images_are_marked(swept):
 
 
 @pytest.mark.parametrize("sweep", sorted((configs.FOLDER / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_sweeps_that_come_with_the_project_have_no_empty_corner(sweep):
+def test_the_sweeps_that_come_with_the_project_mean_something_in_every_corner(sweep):
     config = configs.parse(SweepConfig, configs.read(sweep), where=str(sweep))
     made = list(combinations(config))
-    assert [each.reason for each in made if each.reason] == []
-    assert len(made) == 48
+    plans = [each for each in made if each.at.get("policy", "").endswith(".json")]  # of one length and one forecast
+    assert all(not each.reason for each in made if each not in plans)
+    assert sum(each.row is not None for each in plans) == len(plans) / 4
+    assert len(made) in (16, 48)
+
+
+def test_what_differs_in_nothing_runs_once(tmp_path):
+    plan = str(configs.ROOT / "docs" / "frontier" / "plans" / "ddim20-uniform-N3.json")
+    grid = {"policy": ["none", plan], "forecaster": ["auto", "reuse"]}
+    made = list(combinations(config_of(tmp_path, grid=grid, sampler={"steps": 20})))
+    assert [bool(each.row) for each in made] == [True, False, True, False]
+    assert made[1].reason == "the same as none auto"
+    assert made[3].reason == f"the same as {plan} auto"
 
 
 def script(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess:
