@@ -1,13 +1,14 @@
 """The frontier: error against MACs for every policy and forecaster, and for simply taking fewer steps.
 
-Every row is one JSON file, named after what it is a row of; rows that are there are not run again, and table and plot
-are made of these files alone.
+A row is one JSON file for every block of seeds, named after all it depends on; those that are there are not run again,
+and table and plot are made of these files alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,8 @@ from experiments.runs.run import default_checkpoint
 from models.files import write_safetensors, write_text
 from samplers import Sampler, SamplerConfig
 
+BLOCK = 128  # images of a file: whoever asks for more of them keeps those that are measured
+
 
 @dataclass(frozen=True)
 class FrontierConfig(PipelineConfig):
@@ -58,7 +61,7 @@ class FrontierConfig(PipelineConfig):
     model: str = "mnist32"
     checkpoint: str | None = None
     plans: str = "docs/frontier/plans"  # folder of calibrated plans: each says which sampler and budget it is for
-    num_images: int = 128  # from seed 0 on
+    num_images: int = 256  # from seed 0 on
     batch_size: int = 32
     solution_steps: int = 1000  # of DDIM, taken for the exact solution
     solution_images: int = 32
@@ -158,39 +161,47 @@ class Frontier:
         return load_pipeline(checkpoint, self.config.model, self.config, pick_device(self.config.device))
 
     def run(self) -> str:
-        """Runs the rows that are missing, then renders table and plot -> the table."""
-        files = {}
-        rows = [(plan.checkpoint, row) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
-        for checkpoint, row in tqdm(rows, unit="row", desc="frontier"):
-            path = files[self.path(checkpoint, row)] = self.path(checkpoint, row)
+        """Runs what is missing, then renders table and plot -> the table."""
+        rows = [(row, plan.checkpoint) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
+        for seeds, (row, checkpoint) in tqdm(list(itertools.product(self.blocks, rows)), unit="row", desc="frontier"):
+            path = self.path(row, checkpoint, seeds)
             if not path.exists():
-                text = json.dumps(self.measure(row, checkpoint), indent=1) + "\n"
-                write_text(path, text)
-        results = [json.loads(path.read_text()) for path in files]
+                write_text(path, json.dumps(self.measure(row, checkpoint, seeds), indent=1) + "\n")
+        files = dict.fromkeys(tuple(self.path(*row, seeds) for seeds in self.blocks) for row in rows)
+        results = [merged([json.loads(path.read_text()) for path in paths]) for paths in files]
         text = table(results)
         write_text(self.out / "frontier.md", text + "\n")
         save_figure(pictures.frontier(results), self.out / "frontier.png")
         return text
 
-    def path(self, checkpoint: str, row: Row) -> Path:
-        """The file of a row's result."""
+    @property
+    def blocks(self) -> list[range]:
+        """The seeds, file by file."""
+        count = self.config.num_images
+        return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+
+    def path(self, row: Row, checkpoint: str, seeds: range) -> Path:
+        """The file of a row's result on some seeds."""
         evals = Sampler(row.sampler, self.model.diffusion).num_evals
-        what = row.identity(evals) | {"checkpoint": checkpoint, "images": self.config.num_images}
+        what = row.identity(evals) | {"checkpoint": checkpoint, "seeds": [seeds.start, seeds.stop]}
         return self.out / "rows" / f"{json_digest(what)}.json"
 
-    def measure(self, row: Row, checkpoint: str) -> dict[str, Any]:
-        """Samples the evaluation seeds as the row says, and compares."""
+    def measure(self, row: Row, checkpoint: str, seeds: range) -> dict[str, Any]:
+        """Samples the seeds as the row says, and compares: with the solution as many of the first as have one."""
         if checkpoint != self.pipeline.unet.provenance.sha256:
             raise InputError(f"the plans in {self.config.plans} were made for other weights (sha256 "
                              f"{checkpoint[:12]}); calibrate them for these")  # fmt: skip
         costs = pass_costs(self.pipeline.unet.config, self.pipeline.shape[1:], self.pipeline.context_length)
         full = Sampler(row.setting, self.model.diffusion).num_evals
-        target = self.states(row.setting)
+        target = self.states(row.setting, seeds)
         x, depths = target, (None,)
         if row.group != "uncached":
-            x, depths = self.sample(row.sampler, Strategy(row.name, row.policy, row.forecaster), self.config.num_images)
-        solution = self.states(replace(row.setting, spacing="leading", steps=self.config.solution_steps))
+            x, depths = self.sample(row.sampler, Strategy(row.name, row.policy, row.forecaster), seeds)
         errors = squared_errors(x, target)
+        psnr_solution = None
+        if solved := seeds[: max(0, self.config.solution_images - seeds.start)]:
+            exact = self.states(replace(row.setting, spacing="leading", steps=self.config.solution_steps), solved)
+            psnr_solution = mean_psnr(squared_errors(x[: len(solved)], exact))
         return {
             "setting": f"{row.setting.name} {row.setting.steps} {row.setting.spacing}",
             "budget": row.budget,
@@ -199,26 +210,34 @@ class Frontier:
             "macs": Sampler(row.sampler, self.model.diffusion).num_evals / full / costs.speedup(depths),
             "mse": float(np.mean(errors)),
             "psnr": mean_psnr(errors),
-            "psnr_solution": mean_psnr(squared_errors(x[: len(solution)], solution)),
-            "images": self.config.num_images,
+            "psnr_solution": psnr_solution,
+            "seeds": [seeds.start, seeds.stop],
             "checkpoint": checkpoint,
             "torch": torch.__version__,
         }
 
-    def states(self, sampler: SamplerConfig) -> Tensor:
+    def states(self, sampler: SamplerConfig, seeds: range) -> Tensor:
         """Uncached final states, sampled once and kept in OUT/states."""
-        count = self.config.solution_images if sampler.steps == self.config.solution_steps else self.config.num_images
-        what = [asdict(sampler), count, self.pipeline.unet.provenance.sha256]
+        what = [asdict(sampler), [seeds.start, seeds.stop], self.pipeline.unet.provenance.sha256]
         path = self.out / "states" / f"{json_digest(what)}.safetensors"
         if not path.exists():
-            write_safetensors(path, {"x": self.sample(sampler, UNCACHED, count)[0]}, {})
+            write_safetensors(path, {"x": self.sample(sampler, UNCACHED, seeds)[0]}, {})
         return load_file(path)["x"]
 
-    def sample(self, config: SamplerConfig, strategy: Strategy, count: int) -> tuple[Tensor, Plan]:
-        sampler, seeds = Sampler(config, self.model.diffusion), range(count)
+    def sample(self, config: SamplerConfig, strategy: Strategy, seeds: range) -> tuple[Tensor, Plan]:
+        sampler = Sampler(config, self.model.diffusion)
         total = len(seeds) * len(sampler.table)
         with tqdm(total=total, unit="image step", unit_scale=True, desc=strategy.name, leave=False) as bar:
             return final_states(self.pipeline, sampler, strategy, seeds, self.config.batch_size, bar)
+
+
+def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One result from those of its blocks: means over all images that have the figure."""
+    whole = dict(parts[0]) | {"seeds": [parts[0]["seeds"][0], parts[-1]["seeds"][1]]}
+    for figure in ("macs", "mse", "psnr", "psnr_solution"):
+        known = [part for part in parts if part[figure] is not None]
+        whole[figure] = np.average([part[figure] for part in known], weights=[_size(part) for part in known])
+    return whole
 
 
 def words(forecaster: Forecaster) -> str:
@@ -253,6 +272,11 @@ def table(results: list[Mapping[str, Any]]) -> str:
 
 
 GROUPS = ("fewer steps", "reuse", "forecasts", "adaptive", "null steps", "calibrated")
+
+
+def _size(part: Mapping[str, Any]) -> int:
+    start, stop = part["seeds"]
+    return stop - start
 
 
 def _error(row: Mapping[str, Any]) -> list[str]:

@@ -233,11 +233,18 @@ def test_pictures_of_features(tiny, tmp_path):
 # --- frontier
 
 
-def test_the_frontier_is_rendered_from_stored_rows(tiny, tmp_path, monkeypatch):
-    calibrate(calibration(tiny, tmp_path))
+@pytest.fixture(scope="module")
+def plans(tiny, tmp_path_factory) -> str:
+    """A folder with a calibrated plan."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    calibrate(calibration(tiny, folder))
+    return str(folder / "plans")
+
+
+def test_the_frontier_is_rendered_from_stored_rows(tiny, plans, tmp_path, monkeypatch):
     layer = {
         "model": str(tiny / "tiny.yaml"), "checkpoint": str(tiny / "tiny.safetensors"), "device": "cpu",
-        "plans": str(tmp_path / "plans"), "num_images": 3, "solution_steps": 20, "solution_images": 2,
+        "plans": plans, "num_images": 3, "solution_steps": 20, "solution_images": 2,
         "out": str(tmp_path / "out"),
     }  # fmt: skip
     frontier = Frontier(configs.parse(FrontierConfig, layer, where="test"))
@@ -250,6 +257,24 @@ def test_the_frontier_is_rendered_from_stored_rows(tiny, tmp_path, monkeypatch):
     assert Image.open(tmp_path / "out" / "frontier.png").size[0] > 300
     monkeypatch.setattr(Frontier, "measure", lambda *_: pytest.fail("measured again"))
     assert Frontier(frontier.config).run() == text
+
+
+def test_a_frontier_of_more_images_keeps_what_is_measured(tiny, plans, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.planning.frontier.BLOCK", 2)
+    layer = {
+        "model": str(tiny / "tiny.yaml"), "checkpoint": str(tiny / "tiny.safetensors"), "device": "cpu",
+        "plans": plans, "solution_steps": 20, "solution_images": 2, "out": str(tmp_path / "out"),
+        "batch_size": 1,  # thresholds are of whole batches
+    }  # fmt: skip
+    config = configs.parse(FrontierConfig, layer, where="test")
+    Frontier(replace(config, num_images=2)).run()
+    measured, measure = [], Frontier.measure
+    monkeypatch.setattr(Frontier, "measure", lambda *given: measured.append(given[-1]) or measure(*given))
+    text = Frontier(replace(config, num_images=3)).run()
+    assert {*measured} == {range(2, 3)}
+    monkeypatch.setattr("experiments.planning.frontier.BLOCK", 8)
+    whole = replace(config, num_images=3, out=str(tmp_path / "whole"))
+    assert Frontier(whole).run() == text
 
 
 def test_a_frontier_needs_plans_of_other_seeds(tiny, tmp_path):
