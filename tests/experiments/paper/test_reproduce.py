@@ -40,18 +40,12 @@ sections:
         paper: {N: 2, macs_G: 0.1, throughput: 8.0, fid: 4.35}
 notes: [One network.]
 """
-TINY = """
-network: {resolution: 16, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [1]}
-diffusion: {num_timesteps: 1000}
-"""
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> str:
-    model = tmp_path / "tiny.yaml"
-    model.write_text(TINY)
+def table(tiny: str, tmp_path: Path) -> str:
     path = tmp_path / "table0.yaml"
-    path.write_text(TABLE.replace("MODEL", str(model)))
+    path.write_text(TABLE.replace("MODEL", tiny))
     return str(path)
 
 

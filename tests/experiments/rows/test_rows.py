@@ -15,18 +15,6 @@ from experiments.rows.results import as_text, load_result
 from experiments.rows.rows import Row, execute, key
 from experiments.runs.run import SampleConfig
 
-TINY = """
-network: {resolution: 16, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [1]}
-diffusion: {num_timesteps: 1000}
-"""
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return str(path)
-
 
 def row(model: str, name: str = "row", **settings) -> Row:
     layer = {
@@ -68,7 +56,8 @@ def test_the_key_names_what_results_depend_on(tiny):
 
 def test_another_network_under_the_same_name_is_another_row(tiny):
     before = key(row(tiny))
-    Path(tiny).write_text(TINY.replace("channels: 32", "channels: 64"))
+    model = Path(tiny)
+    model.write_text(model.read_text().replace("channels: 32", "channels: 64"))
     assert key(row(tiny)) != before
 
 

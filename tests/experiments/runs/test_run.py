@@ -19,18 +19,6 @@ from experiments.model import model_config
 from experiments.runs.run import SampleConfig, run
 from samplers import SamplerConfig
 
-TINY = """
-network: {resolution: 16, channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_levels: [1]}
-diffusion: {num_timesteps: 1000}
-"""
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return str(path)
-
 
 def config_of(tiny: str, tmp_path: Path, **settings) -> SampleConfig:
     layer = {
