@@ -200,15 +200,22 @@ class Search:
         if not regular:
             raise InputError(f"a budget of {self.budget.limit:.1%} of the uncached MACs allows no plan at branches "
                              f"{self.branches}; give a larger one, or -1 among the branches")  # fmt: skip
-        # A plan that is poor with one forecast is poor with all of them: only the best are tried with every one.
+        # A plan that is poor with one forecast is poor with all of them: only the best are tried with every one, and
+        # the uniform one, which what comes out should never be worse than.
         trials = self.compare("regular plans", [(plan, Lagrange()) for plan in dict.fromkeys(regular.values())])
-        best = [trial.plan for trial in trials[:5]]
-        trials += self.compare("forecasts", list(itertools.product(best, CLOSED_FORMS)))
+        tried = [trial.plan for trial in trials[:5]]
+        interval, branch = self.uniform
+        uniform = Uniform(interval, branch).plan(evals)
+        if uniform not in tried and branch in self.branches and self.budget.allows(uniform):
+            tried.append(uniform)
+        trials += self.compare("forecasts", list(itertools.product(tried, CLOSED_FORMS)))
         trials.sort(key=lambda trial: -trial.psnr)
         # Where passes fall against the last evaluations matters more than how many there are.
         others = []
         for trial in trials[:3]:
-            shape = next(shape for shape, plan in regular.items() if plan == trial.plan)
+            shape = next((shape for shape, plan in regular.items() if plan == trial.plan), None)
+            if shape is None:  # the uniform plan
+                continue
             full = len(full_evals(trial.plan))
             nearby = [shape.plan(evals, full - less) for less in (1, 2, 3) if full > less]
             nearby += [shape._replace(warp=warp).largest(evals, self.budget) for warp in WARPS]

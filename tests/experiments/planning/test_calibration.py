@@ -11,11 +11,23 @@ from PIL import Image
 
 import configs
 import models
-from caching import NULL, Adaptive, Budget, Explicit, Lagrange, NoCache, Reuse, Threshold, load_plan, pass_costs
+from caching import (
+    NULL,
+    Adaptive,
+    Budget,
+    Explicit,
+    Lagrange,
+    NoCache,
+    Reuse,
+    Threshold,
+    Uniform,
+    load_plan,
+    pass_costs,
+)
 from configs import InputError
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.planning import end_error
-from experiments.planning.calibration import CalibrateConfig, calibrate
+from experiments.planning.calibration import CLOSED_FORMS, CalibrateConfig, calibrate
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr, squared_errors
 from experiments.planning.features import FeaturesConfig, draw_features
@@ -73,6 +85,15 @@ def test_a_calibrated_plan_keeps_its_budget_and_says_where_it_comes_from(tiny, t
     assert found.best.psnr >= max(regular), "baselines of the same cost are not better"
     assert Image.open(tmp_path / "plans" / "a.png").size[0] > 100
     assert "use it with scripts/sample.py policy=" in str(found)
+
+
+def test_what_is_found_is_never_worse_than_the_uniform_plan(tiny, pipeline, tmp_path):
+    config = calibration(tiny, tmp_path, budget=0.6, screening=2, trials=0)
+    found = calibrate(config)
+    interval, branch = load_plan(found.path).record["uniform"]
+    error = EndError(pipeline, SAMPLER, range(config.first_seed, config.first_seed + 2), 2)
+    for forecaster in CLOSED_FORMS:
+        assert mean_psnr(error(Uniform(interval, branch).plan(8), forecaster)) <= found.best.psnr
 
 
 def test_a_search_that_was_run_before_measures_nothing_anew(tiny, tmp_path, monkeypatch):
