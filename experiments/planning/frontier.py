@@ -61,7 +61,7 @@ class FrontierConfig(PipelineConfig):
     model: str = "mnist32"
     checkpoint: str | None = None
     plans: str = "docs/frontier/plans"  # folder of calibrated plans: each says which sampler and budget it is for
-    num_images: int = 256  # from seed 0 on
+    num_images: int = 128  # from seed 0 on
     batch_size: int = 32
     solution_steps: int = 1000  # of DDIM, taken for the exact solution
     solution_images: int = 32
@@ -169,6 +169,7 @@ class Frontier:
                 write_text(path, json.dumps(self.measure(row, checkpoint, seeds), indent=1) + "\n")
         files = dict.fromkeys(tuple(self.path(*row, seeds) for seeds in self.blocks) for row in rows)
         results = [merged([json.loads(path.read_text()) for path in paths]) for paths in files]
+        results.sort(key=_order)
         text = table(results)
         write_text(self.out / "frontier.md", text + "\n")
         save_figure(pictures.frontier(results), self.out / "frontier.png")
@@ -250,13 +251,11 @@ def words(forecaster: Forecaster) -> str:
 def table(results: list[Mapping[str, Any]]) -> str:
     """The best of every group at each setting and budget; then all rows, one table for each of these."""
     by_cell: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for result in sorted(results, key=lambda result: -result["psnr"]):
+    for result in results:
         by_cell.setdefault((result["setting"], result["budget"]), []).append(result)
-    order = sorted(by_cell, key=lambda cell: (cell[0].split()[2], -int(cell[0].split()[1]), -cell[1]))
     overview = [["setting", "MACs", *GROUPS, "gain"]]
     lines = []
-    for setting, budget in order:
-        rows = by_cell[setting, budget]
+    for (setting, budget), rows in by_cell.items():
         psnrs = {group: [row["psnr"] for row in rows if row["group"] == group] for group in GROUPS}
         best = {group: max(values) for group, values in psnrs.items() if values}
         gain = best["calibrated"] - max(best["fewer steps"], best["reuse"])
@@ -272,6 +271,12 @@ def table(results: list[Mapping[str, Any]]) -> str:
 
 
 GROUPS = ("fewer steps", "reuse", "forecasts", "adaptive", "null steps", "calibrated")
+
+
+def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Of tables and panels: many steps before few, large budgets before small, the best rows first."""
+    _, steps, spacing = result["setting"].split()
+    return spacing, -int(steps), -result["budget"], -result["psnr"]
 
 
 def _size(part: Mapping[str, Any]) -> int:

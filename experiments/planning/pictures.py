@@ -73,7 +73,7 @@ COLOURS = {
 
 def frontier(results: Sequence[Mapping[str, Any]]) -> Figure:
     """Error against MACs: one panel per setting, one colour per group of rows, calibrated plans joined by a line."""
-    settings = sorted({result["setting"] for result in results})
+    settings = list(dict.fromkeys(result["setting"] for result in results))
     figure = Figure(figsize=(4.4 * len(settings), 4.2))
     panels = figure.subplots(1, len(settings), squeeze=False)[0]
     for axes, setting in zip(panels, settings, strict=True):
