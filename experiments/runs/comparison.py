@@ -13,7 +13,7 @@ from experiments.images import to_image
 from models.files import write_atomically
 
 DIFFERENCE_GAIN = 4  # differences are small; shown this many times brighter
-LABEL_WIDTH, GAP, SMALLEST_CELL, LARGEST_CELL = 190, 4, 64, 256
+LABEL_WIDTH, MARGIN, GAP, SMALLEST_CELL, LARGEST_CELL = 190, 8, 4, 64, 256
 COLUMNS = 8  # images shown
 
 
@@ -38,7 +38,7 @@ def _draw(rows: Sequence[tuple[str, Tensor]]) -> Image.Image:
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     for r, (name, images) in enumerate(rows):
         top = GAP + r * (cell_height + GAP)
-        draw.text((8, top + cell_height // 2), _wrap(name), fill="black", font=font, anchor="lm")
+        draw.text((MARGIN, top + cell_height // 2), _wrap(name, font), fill="black", font=font, anchor="lm")
         for c, image in enumerate(images):
             picture = to_image(image).convert("RGB")
             how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
@@ -47,6 +47,13 @@ def _draw(rows: Sequence[tuple[str, Tensor]]) -> Image.Image:
     return canvas
 
 
-def _wrap(name: str) -> str:
-    """A policy's name on one line, its settings on the next."""
-    return name.replace(" ", "\n", 1)
+def _wrap(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As many words to a line as fit beside the images."""
+    lines: list[str] = []
+    for word in name.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= LABEL_WIDTH - 2 * MARGIN:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)

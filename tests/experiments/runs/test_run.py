@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 import configs
 from caching import POLICIES, Lagrange, Reuse, pass_costs
@@ -16,6 +16,7 @@ from configs import InputError
 from experiments.cli import main
 from experiments.grid import expand, folder_name, label, strategies
 from experiments.model import model_config
+from experiments.runs import comparison
 from experiments.runs.run import SampleConfig, run
 from samplers import SamplerConfig
 
@@ -76,6 +77,18 @@ def test_an_adaptive_run_counts_the_calls_of_all_images(tiny, tmp_path):
     assert [tuple(trace) for trace in stored["rows"][1]["traces"]] == row.traces
     alone = run(config_of(tiny, tmp_path, **settings, batch_size=1, out=str(tmp_path / "alone")))
     assert alone.rows[1].traces == row.traces
+
+
+def test_labels_of_the_grid_stay_beside_the_images():
+    font = ImageFont.load_default(13)
+    for name in (
+        "uncached",
+        "uniform interval=5 branch=2 lagrange order=2",
+        "adaptive bound=0.8 branch=1 taylor order=2",
+    ):
+        lines = comparison._wrap(name, font).split("\n")
+        assert " ".join(lines) == name
+        assert all(font.getlength(line) <= comparison.LABEL_WIDTH - 2 * comparison.MARGIN for line in lines)
 
 
 def test_without_comparison_only_the_policy_runs(tiny, tmp_path):
