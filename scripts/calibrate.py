@@ -11,7 +11,8 @@ The plan goes to plans/ (or plan=FILE); what was measured is kept beside it, so 
 from __future__ import annotations
 
 from experiments.cli import main
-from experiments.planning.calibration import CalibrateConfig, calibrate
+from experiments.planning.calibration import calibrate
+from experiments.planning.search import CalibrateConfig
 
 if __name__ == "__main__":
     main(lambda config: print(calibrate(config)), CalibrateConfig, default="mnist32", doc=__doc__)

@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-from tqdm import tqdm
 
 from caching import (
     POLICIES,
     Budget,
-    Forecaster,
-    Lagrange,
-    Nonuniform,
-    Plan,
-    Reuse,
     SavedPlan,
-    Uniform,
     describe,
-    drift_threshold,
-    full_evals,
-    least_drift,
     make_policy,
-    neighbour,
-    partial_between,
     pass_costs,
-    shapes,
 )
-from configs import InputError
 from experiments.grid import expand, label
 from experiments.images import save_figure
 from experiments.model import model_config, pick_device
-from experiments.pipeline import Pipeline, load_pipeline
+from experiments.pipeline import load_pipeline
 from experiments.planning import pictures
-from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, describe_forecaster, mean_psnr
-from experiments.planning.fitting import fit
+from experiments.planning.search import CalibrateConfig, Search, Trial
 from experiments.planning.tuning import Tuned, tuned
 from experiments.reports.tables import markdown
-from experiments.runs.run import SampleConfig, default_checkpoint
+from experiments.runs.run import default_checkpoint
 from samplers import Sampler
-
-
-@dataclass(frozen=True)
-class CalibrateConfig(SampleConfig):
-    """One run of scripts/calibrate.py: a sampling run, and what a plan for it may cost.
-
-    policy and forecaster are what is sought; where no budget is given it is the cost of that policy.
-    """
-
-    budget: float | None = None  # MACs as a fraction of the uncached ones
-    branches: list[int] = field(default_factory=lambda: [-1, 0, 1, 2, 3])  # candidates; -1: null steps
-    seeds: int = 24  # calibration images, from first_seed on, and as many again to check the result on
-    first_seed: int = 1_000_000  # far from those that images are usually made from
-    screening: int = 8  # seeds on which the regular plans are compared first
-    trials: int = 30  # changes of the best plan that are tried
-    search_seed: int = 0
-    plan: str | None = None  # where the plan goes; null: plans/, named after model, sampler and budget
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.screening <= self.seeds:
-            raise InputError(f"screening must lie in 1..seeds, not {self.screening} of {self.seeds}")
-        if not self.branches:
-            raise InputError("branches must name at least one candidate")
-
-
-class Trial(NamedTuple):
-    """A plan with its forecaster, measured."""
-
-    name: str
-    plan: Plan
-    forecaster: Forecaster
-    psnr: float  # mean over the seeds it was measured on
 
 
 @dataclass(frozen=True)
@@ -170,134 +117,3 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     compared = {f"{trial.name}, {trial.psnr:.1f} dB": trial.plan for trial in rows}
     save_figure(pictures.strips(compared), path.with_suffix(".png"))
     return Calibration(path, best, checked, [(trial, budget.price(trial.plan)) for trial in rows], adaptive)
-
-
-CLOSED_FORMS = (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3), Lagrange(1, "log_snr"), Lagrange(2, "log_snr"))
-WARPS = (0.85, 1.15)
-FINALISTS = 3  # plans that few seeds leave for all of them to decide between
-RIDGES = (1e-3, 1e-2)
-
-
-class Search:
-    """The search of one calibration."""
-
-    def __init__(
-        self, config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler, error: EndError, budget: Budget
-    ) -> None:
-        self.config, self.pipeline, self.sampler = config, pipeline, sampler
-        self.error, self.budget = error, budget
-        self.branches = [branch for branch in config.branches if branch < pipeline.unet.num_branches]
-        self.measured = 0
-
-    def run(self) -> Trial:
-        best = self.improve(self.screen())
-        return self.fitted(best)
-
-    def screen(self) -> list[Trial]:
-        """The best regular plans on few seeds, each with its best forecast."""
-        evals = self.sampler.num_evals
-        regular = {shape: plan for shape in shapes(evals, self.branches) if (plan := shape.largest(evals, self.budget))}
-        if not regular:
-            raise InputError(f"a budget of {self.budget.limit:.1%} of the uncached MACs allows no plan at branches "
-                             f"{self.branches}; give a larger one, or -1 among the branches")  # fmt: skip
-        # A plan that is poor with one forecast is poor with all of them: only the best are tried with every one, and
-        # the uniform one, which what comes out should never be worse than.
-        trials = self.compare("regular plans", [(plan, Lagrange()) for plan in dict.fromkeys(regular.values())])
-        tried = [trial.plan for trial in trials[:5]]
-        interval, branch = self.uniform
-        uniform = Uniform(interval, branch).plan(evals)
-        if uniform not in tried and branch in self.branches and self.budget.allows(uniform):
-            tried.append(uniform)
-        trials += self.compare("forecasts", list(itertools.product(tried, CLOSED_FORMS)))
-        trials.sort(key=lambda trial: -trial.psnr)
-        # Where passes fall against the last evaluations matters more than how many there are.
-        others = []
-        for trial in trials[:3]:
-            shape = next((shape for shape, plan in regular.items() if plan == trial.plan), None)
-            if shape is None:  # the uniform plan
-                continue
-            full = len(full_evals(trial.plan))
-            nearby = [shape.plan(evals, full - less) for less in (1, 2, 3) if full > less]
-            nearby += [shape._replace(warp=warp).largest(evals, self.budget) for warp in WARPS]
-            others += [(plan, trial.forecaster) for plan in nearby if plan]
-        trials = sorted(trials + self.compare("variants", others), key=lambda trial: trial.psnr)
-        by_plan = {trial.plan: trial for trial in trials}  # the best of each plan comes last, and stays
-        return sorted(by_plan.values(), key=lambda trial: -trial.psnr)[:FINALISTS]
-
-    def compare(self, what: str, candidates: Sequence[tuple[Plan, Forecaster]]) -> list[Trial]:
-        """Measured on few seeds, the best first."""
-        with tqdm(candidates, unit="plan", desc=what) as bar:
-            trials = [self.measure("regular", *candidate, self.config.screening) for candidate in bar]
-        return sorted(trials, key=lambda trial: -trial.psnr)
-
-    def improve(self, finalists: Sequence[Trial]) -> Trial:
-        """Small changes to the best of the finalists, kept where they help on all seeds."""
-        rng = random.Random(self.config.search_seed)
-        measured = [self.measure("calibrated", trial.plan, trial.forecaster) for trial in finalists]
-        best = max(measured, key=lambda trial: trial.psnr)
-        with tqdm(range(self.config.trials), unit="plan", desc="improving") as bar:
-            for _ in bar:
-                plan = neighbour(best.plan, self.budget, self.branches, rng)
-                if plan is None:
-                    break
-                trial = self.measure("calibrated", plan, best.forecaster)
-                if trial.psnr > best.psnr:
-                    best = trial
-                bar.set_postfix(psnr=f"{best.psnr:.2f} dB")
-        return best
-
-    def fitted(self, best: Trial) -> Trial:
-        """Fitted weights, where they help more than the closed form they start from."""
-        if isinstance(best.forecaster, Reuse) or self.pipeline.is_guided:
-            return best
-        for ridge in RIDGES:
-            weights = fit(self.pipeline, self.sampler, best.plan, best.forecaster, self.error.seeds,
-                          self.config.batch_size, ridge)  # fmt: skip
-            trial = self.measure("calibrated, fitted", best.plan, weights)
-            best = max(best, trial, key=lambda trial: trial.psnr)
-        return best
-
-    def baselines(self) -> Iterator[Trial]:
-        """Published schedules at the same cost, with the forecast they were published with: reuse."""
-        evals = self.sampler.num_evals
-        interval, branch = self.uniform
-        count = len(range(0, evals, interval))
-        uniform = Uniform(interval, branch).plan(evals)
-        yield self.measure(f"uniform interval={interval} branch={branch}", uniform, Reuse())
-        yield self.measure(f"uniform interval={interval} branch={branch}", uniform, Lagrange())
-        yield self.quad_centre(interval, branch)
-        drift = measure_drift(self.pipeline, self.sampler, [branch], self.error.seeds[:4])[branch]
-        for name, full in (
-            ("drift threshold", drift_threshold(drift.relative, count)),
-            ("feature L1 (CacheQuant)", least_drift(drift.l1, count)),
-        ):
-            yield self.measure(f"{name} branch={branch}", partial_between(full, branch, evals), Reuse())
-
-    @property
-    def uniform(self) -> tuple[int, int]:
-        """Interval and branch of the uniform plan that costs no more: the paper's, that all is measured against."""
-        branch = 1 if 1 in self.branches else max(0, *self.branches)
-        evals = self.sampler.num_evals
-        for interval in range(1, evals):
-            if self.budget.allows(Uniform(interval, branch).plan(evals)):
-                return interval, branch
-        return evals, branch
-
-    def quad_centre(self, interval: int, branch: int) -> Trial:
-        """The paper's non-uniform schedule, centre and power tuned on few seeds."""
-        evals, trials = self.sampler.num_evals, []
-        settings = list(itertools.product((0.1, 0.3, 0.5, 0.7, 0.9), (1.2, 1.4, 2.0)))
-        for center, power in tqdm(settings, unit="plan", desc="quad-centre"):
-            policy = Nonuniform(interval, branch, int(center * evals), power)
-            try:
-                plan = policy.plan(evals)
-            except InputError:  # there is no such schedule
-                continue
-            name = f"nonuniform center={policy.center} power={power} branch={branch}"
-            trials.append(self.measure(name, plan, Reuse(), self.config.screening))
-        best = max(trials, key=lambda trial: trial.psnr)
-        return self.measure(best.name, best.plan, Reuse())
-
-    def measure(self, name: str, plan: Plan, forecaster: Forecaster, count: int | None = None) -> Trial:
-        self.measured += 1
-        return Trial(name, plan, forecaster, mean_psnr(self.error(plan, forecaster, count)))

@@ -27,12 +27,13 @@ from caching import (
 from configs import InputError
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.planning import end_error
-from experiments.planning.calibration import CLOSED_FORMS, CalibrateConfig, calibrate
+from experiments.planning.calibration import calibrate
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr, squared_errors
 from experiments.planning.features import FeaturesConfig, draw_features
 from experiments.planning.fitting import Moments, Teacher, _solve, fit
 from experiments.planning.frontier import GROUPS, Frontier, FrontierConfig
+from experiments.planning.search import CLOSED_FORMS, CalibrateConfig
 from experiments.planning.tuning import tuned
 from experiments.runs.run import SampleConfig, run
 from samplers import DiffusionConfig, Sampler, SamplerConfig
