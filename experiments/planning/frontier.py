@@ -61,7 +61,7 @@ class FrontierConfig(PipelineConfig):
     model: str = "mnist32"
     checkpoint: str | None = None
     plans: str = "docs/frontier/plans"  # folder of calibrated plans: each says which sampler and budget it is for
-    num_images: int = 128  # from seed 0 on
+    num_images: int = 256  # from seed 0 on
     batch_size: int = 32
     solution_steps: int = 1000  # of DDIM, taken for the exact solution
     solution_images: int = 32
