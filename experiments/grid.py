@@ -19,10 +19,12 @@ from caching import (
     PlanFile,
     Policy,
     Reuse,
+    cached_branches,
+    full_evals,
     make_forecaster,
     make_policy,
 )
-from samplers import SamplerConfig
+from samplers import Sampler
 
 
 class Strategy(NamedTuple):
@@ -37,13 +39,11 @@ class Strategy(NamedTuple):
 UNCACHED = Strategy("uncached", NoCache(), Reuse(), guided_everywhere=True)
 
 
-def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler: SamplerConfig) -> list[Strategy]:
+def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler: Sampler) -> list[Strategy]:
     """One strategy per combination of list-valued settings. A plan file brings its own forecaster.
 
-    Raises InputError as make_policy and make_forecaster do.
+    Raises InputError as make_policy and make_forecaster do, and where `auto` is to fit a plan that does not exist.
     """
-    if forecaster["name"] == "auto":
-        forecaster = default_forecaster(sampler)
     made = []
     for settings in expand(policy, POLICIES):
         chosen = make_policy(settings)
@@ -53,23 +53,32 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
         if isinstance(chosen, NoCache):  # which forecasts nothing
             made.append(Strategy(label(settings), chosen, Reuse()))
             continue
-        for words in expand(forecaster, FORECASTERS):
+        is_auto = forecaster["name"] == "auto"
+        for words in expand(default_forecaster(chosen, sampler) if is_auto else forecaster, FORECASTERS):
             forecast = make_forecaster(words)
             name = label(settings) if isinstance(forecast, Reuse) else f"{label(settings)} {label(words)}"
             made.append(Strategy(name, chosen, forecast))
     return made
 
 
-def default_forecaster(sampler: SamplerConfig) -> dict[str, Any]:
+def default_forecaster(policy: Policy | AdaptivePolicy, sampler: Sampler) -> dict[str, Any]:
     """What `forecaster=auto` means.
 
-    Along deterministic trajectories features are smooth, and a parabola through the last three foretells them best, or
-    a line where steps are few and long. Where every step adds fresh noise a feature is partly noise, which
-    extrapolation amplifies: reuse.
+    Where every step adds fresh noise a feature is partly noise, which extrapolation amplifies: reuse. Along
+    deterministic trajectories features are smooth, and the more full passes they are known from, the higher the degree
+    that foretells them best, whichever sampler, steps and spacing there are: a line, from 12 on a parabola. Of deep
+    branches that have fewer than 6, none does: reuse. (Measured on the bundled digits: configs/sweeps/default_forecast)
     """
-    if sampler.is_stochastic:
+    if sampler.config.is_stochastic:
         return {"name": "reuse"}
-    return {"name": "lagrange", "order": 1 if sampler.steps < 20 else 2}
+    if isinstance(policy, AdaptivePolicy):
+        refreshes, outermost = sampler.num_evals // 3, policy.branch  # how often, it decides on the way
+    else:
+        plan = policy.plan(sampler.num_evals)
+        refreshes, outermost = len(full_evals(plan)), min(cached_branches(plan), default=0)
+    if refreshes < 6 and outermost >= 5:
+        return {"name": "reuse"}
+    return {"name": "lagrange", "order": 1 if refreshes < 12 else 2}
 
 
 def expand(settings: Mapping[str, Any], known: Mapping[str, type]) -> list[dict[str, Any]]:

@@ -80,7 +80,8 @@ def frontier(results: Sequence[Mapping[str, Any]]) -> Figure:
         _frontier_panel(axes, [result for result in results if result["setting"] == setting])
         axes.set_title(setting)
     panels[0].set_ylabel("PSNR to the uncached images (dB)")
-    panels[-1].legend(fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()  # below the panels, where they hide no point
+    figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 0))
     return figure
 
 

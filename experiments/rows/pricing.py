@@ -8,8 +8,7 @@ from functools import cache
 from caching import AdaptivePolicy, PassCosts, Plan, check_plan, pass_costs
 from experiments.grid import Strategy, strategies
 from experiments.model import ModelConfig, model_config
-from experiments.runs.run import SampleConfig
-from samplers import Sampler
+from experiments.runs.run import SampleConfig, sampler_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def price(config: SampleConfig) -> Price | None:
     if plan is None:
         return None
     model, costs = model_config(config.model), costs_of(config)
-    steps = len(Sampler(config.sampler, model.diffusion).table)
+    steps = len(sampler_of(config).table)
     speedup = costs.speedup(plan)
     return Price(
         plan=plan,
@@ -53,7 +52,7 @@ def price(config: SampleConfig) -> Price | None:
 
 def static_plan(config: SampleConfig) -> Plan | None:
     """The depth of every network evaluation, where that is settled before sampling starts."""
-    sampler = Sampler(config.sampler, model_config(config.model).diffusion)
+    sampler = sampler_of(config)
     policy = only_strategy(config).policy
     if config.guidance.is_partial or isinstance(policy, AdaptivePolicy):
         return None
@@ -69,7 +68,7 @@ def costs_of(config: SampleConfig) -> PassCosts:
 
 def only_strategy(config: SampleConfig) -> Strategy:
     """The strategy of a configuration without lists."""
-    (strategy,) = strategies(config.policy, config.forecaster, config.sampler)
+    (strategy,) = strategies(config.policy, config.forecaster, sampler_of(config))
     return strategy
 
 

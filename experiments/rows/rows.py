@@ -22,7 +22,7 @@ from experiments.model import model_config
 from experiments.rows.judging import Judges
 from experiments.rows.pricing import costs_of, only_strategy
 from experiments.rows.results import Result, as_text, load_result
-from experiments.runs.run import SampleConfig, default_checkpoint, run
+from experiments.runs.run import SampleConfig, default_checkpoint, run, sampler_of
 from experiments.runs.summary import Summary, count_calls
 from experiments.runs.world import World, join
 from models import reading
@@ -57,7 +57,8 @@ class Row:
 def resolved(config: SampleConfig) -> SampleConfig:
     """The configuration with everything said that it leaves open. Raises InputError where it means no strategy, or
     more than one."""
-    chosen = strategies(config.policy, config.forecaster, config.sampler)
+    sampler = sampler_of(config)
+    chosen = strategies(config.policy, config.forecaster, sampler)
     if len(chosen) != 1:
         raise InputError(f"a row is one strategy, but this configuration means {len(chosen)}; give single values")
     forecaster = config.forecaster
@@ -66,7 +67,7 @@ def resolved(config: SampleConfig) -> SampleConfig:
     elif isinstance(chosen[0].policy, PlanFile):
         forecaster = {"name": "auto"}  # a plan brings its own
     elif forecaster["name"] == "auto":
-        forecaster = default_forecaster(config.sampler)
+        forecaster = default_forecaster(chosen[0].policy, sampler)
     return replace(config, forecaster=dict(forecaster), compare=False, out=None)
 
 

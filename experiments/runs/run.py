@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from caching import PlanFile
+from caching import NoCache, PlanFile
 from configs import InputError
 from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy, default_forecaster, strategies
@@ -95,7 +95,7 @@ def prepare(config: SampleConfig, world: World) -> Job:
     model = model_config(config.model)
     device = world.device(config.device)
     chosen = compared(config)
-    sampler = Sampler(config.sampler, model.diffusion)
+    sampler = sampler_of(config)
     checkpoint = config.checkpoint or default_checkpoint(model, config.model)
     pipeline = load_pipeline(checkpoint, config.model, config, device)
     for strategy in chosen:
@@ -108,7 +108,12 @@ def prepare(config: SampleConfig, world: World) -> Job:
 
 def compared(config: SampleConfig) -> list[Strategy]:
     """What is sampled: the uncached network, if the others are compared with it, and the configuration's strategies."""
-    return [UNCACHED] * config.compare + strategies(config.policy, config.forecaster, config.sampler)
+    return [UNCACHED] * config.compare + strategies(config.policy, config.forecaster, sampler_of(config))
+
+
+def sampler_of(config: SampleConfig) -> Sampler:
+    """The sampler of a configuration, on its model's noise schedule."""
+    return Sampler(config.sampler, model_config(config.model).diffusion)
 
 
 def fitting_batch_size(config: SampleConfig, job: Job) -> int:
@@ -154,7 +159,7 @@ def identity(
     settings = {key: value for key, value in asdict(config).items() if key not in NO_IMAGE}
     network = {key: value for key, value in asdict(model).items() if key not in ("checkpoints", "paper_group_norms")}
     if config.forecaster["name"] == "auto":
-        settings["forecaster"] = default_forecaster(config.sampler)
+        settings["forecaster"] = meant_by_auto(chosen, sampler_of(config))
     if config.prompts is not None:
         settings["prompts"] = json_digest(pipeline.prompts)
     plans = [asdict(strategy.policy.saved) for strategy in chosen if isinstance(strategy.policy, PlanFile)]
@@ -162,6 +167,13 @@ def identity(
         settings["policy"] = {"name": "plan", "plans": json_digest(plans)}
     settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
     return dict(_flat({**settings, "model": Path(config.model).stem, "network": json_digest(network)}))
+
+
+def meant_by_auto(chosen: Sequence[Strategy], sampler: Sampler) -> Any:
+    """What forecaster=auto came to: its settings, or where strategies have different ones the list of them."""
+    forecasting = [s.policy for s in chosen if not isinstance(s.policy, NoCache | PlanFile)]
+    each = [default_forecaster(policy, sampler) for policy in forecasting]
+    return each[0] if each and all(settings == each[0] for settings in each) else each
 
 
 def default_checkpoint(model: ModelConfig, name: str) -> str:

@@ -25,6 +25,7 @@ from experiments.reports.tables import markdown
 from experiments.rows.charts import HeatMap, Mark, heat_maps, trade_offs
 from experiments.rows.measures import MEASURES, present
 from experiments.runs.summary import calls_in_words
+from experiments.sweeps.contrasts import HEADER, contrasts
 from experiments.sweeps.sweep_folder import Finished, SweepFolder
 from experiments.sweeps.sweep_plan import Point
 from models.files import write_text
@@ -37,13 +38,14 @@ SHOWN = 8  # images per row
 class Outcome:
     """What a rendered sweep comes to; as text, what a script prints."""
 
-    table: list[str]  # lines of Markdown
+    table: list[str]  # lines of Markdown, as the next
+    contrasts: list[str]
     counts: dict[str, int]  # rows finished, failed and not run yet, combinations left out
     failures: dict[str, str]  # sentences by row
     page: Path
 
     def __str__(self) -> str:
-        return "\n".join([*self.table, "", _counted(self.counts), f"the report is {self.page}"])
+        return "\n".join([*self.table, *self.contrasts, "", _counted(self.counts), f"the report is {self.page}"])
 
 
 def render(folder: Path) -> Outcome:
@@ -57,7 +59,8 @@ def render(folder: Path) -> Outcome:
     write_text(folder / "table.md", "\n".join(table) + "\n")
     write_text(folder / "table.csv", report.csv)
     write_report(folder / "report.html", sweep.plan.title, list(report.blocks()))
-    return Outcome(table, sweep.counts, sweep.failures, folder / "report.html")
+    contrasted = ["", report.about_contrasts, "", *markdown([HEADER, *report.contrasts])] if report.contrasts else []
+    return Outcome(table, contrasted, sweep.counts, sweep.failures, folder / "report.html")
 
 
 class SweepReport:
@@ -93,12 +96,27 @@ class SweepReport:
             writer.writerow([*point.at.values(), point.key, *values, *(figures.get(name, "") for name in names)])
         return text.getvalue()
 
+    @property
+    def contrasts(self) -> list[list[str]]:
+        """What each setting changes in the first metric: a table's rows, under contrasts.HEADER."""
+        name = self.plan.metrics[0]
+        rows = [row for row in self.sweep.finished if name in row.figures]
+        found = {frozenset(row.point.at.items()): row.figures[name] for row in rows}
+        return [contrast.cells(MEASURES[name]) for contrast in contrasts(self.plan.axes, found)]
+
+    @property
+    def about_contrasts(self) -> str:
+        return f"{MEASURES[self.plan.metrics[0]].label}: what it changes by, of rows that differ in one setting alone."
+
     def blocks(self) -> Iterator[Block]:
         """The page."""
         yield Text(self._lead())
         if self.sweep.finished:
             yield from self._maps()
             yield from self._trade_off()
+            if self.contrasts:
+                yield Section("One setting at a time")
+                yield Table(HEADER, self.contrasts, self.about_contrasts)
             yield from self._images()
             results = [row.result for row in self.sweep.finished]
             notes = dict.fromkeys(note for result in results for note in (*result.settings, *result.notes))

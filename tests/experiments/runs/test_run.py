@@ -18,7 +18,7 @@ from experiments.grid import expand, folder_name, label, strategies
 from experiments.model import model_config
 from experiments.runs import comparison
 from experiments.runs.run import SampleConfig, run
-from samplers import SamplerConfig
+from samplers import DiffusionConfig, Sampler, SamplerConfig
 
 
 def config_of(tiny: str, tmp_path: Path, **settings) -> SampleConfig:
@@ -28,6 +28,10 @@ def config_of(tiny: str, tmp_path: Path, **settings) -> SampleConfig:
         "forecaster": {"name": "reuse"}, "out": str(tmp_path / "out"), "device": "cpu",
     }  # fmt: skip
     return configs.parse(SampleConfig, layer | settings, where="test")
+
+
+def sampler_named(**settings) -> Sampler:
+    return Sampler(SamplerConfig(**settings), DiffusionConfig())
 
 
 def read(folder: Path) -> np.ndarray:
@@ -146,23 +150,44 @@ def test_lists_stand_for_every_combination():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "forecaster"),
-    [({"name": "ddim"}, Lagrange(2)), ({"name": "plms"}, Lagrange(2)), ({"steps": 10}, Lagrange(1)),
-     ({"name": "ddpm"}, Reuse()), ({"name": "ddim", "eta": 1.0}, Reuse())],
-)  # fmt: skip
-def test_the_default_forecast_depends_on_the_sampler(sampler, forecaster):
-    chosen = strategies({"name": "uniform"}, {"name": "auto"}, SamplerConfig(**sampler))
+    ("sampler", "policy", "forecaster"),
+    [
+        ({}, {"interval": 9}, Lagrange(2)),  # 12 full passes
+        ({}, {"interval": 10}, Lagrange(1)),  # 10
+        ({"steps": 20}, {"interval": 2}, Lagrange(1)),
+        ({"steps": 20, "name": "plms"}, {"interval": 2}, Lagrange(1)),  # 11, of 21 evaluations
+        ({"steps": 20}, {"interval": 4, "branch": 4}, Lagrange(1)),
+        ({"steps": 20}, {"interval": 4, "branch": 5}, Reuse()),  # 5 of a deep branch
+        ({"steps": 20, "name": "plms"}, {"interval": 4, "branch": 5}, Lagrange(1)),  # 6
+        ({"steps": 20}, {"name": "adaptive"}, Lagrange(1)),
+        ({}, {"name": "adaptive"}, Lagrange(2)),
+        ({"steps": 12}, {"name": "explicit", "entries": [None, -1, 8, None] * 3}, Lagrange(1)),
+        ({"name": "ddpm"}, {}, Reuse()),
+        ({"eta": 1.0}, {}, Reuse()),
+    ],
+)
+def test_the_default_forecast_depends_on_the_number_of_full_passes(sampler, policy, forecaster):
+    chosen = strategies({"name": "uniform"} | policy, {"name": "auto"}, sampler_named(**sampler))
     assert [strategy.forecaster for strategy in chosen] == [forecaster]
+
+
+def test_each_of_several_policies_has_the_default_that_suits_it(tiny, tmp_path):
+    policy = {"name": "uniform", "interval": [2, 12], "branch": 1}
+    chosen = strategies(policy, {"name": "auto"}, sampler_named(steps=24))
+    assert [strategy.forecaster for strategy in chosen] == [Lagrange(2), Lagrange(1)]
+    run(config_of(tiny, tmp_path, policy=policy, sampler={"steps": 24}, forecaster={"name": "auto"}))
+    with pytest.raises(InputError, match=r"forecaster"):
+        run(config_of(tiny, tmp_path, policy=policy, sampler={"steps": 24}, forecaster={"name": "lagrange"}))
 
 
 def test_every_policy_meets_every_forecaster_that_is_listed():
     policy = {"name": "uniform", "interval": [3, 5]}
-    chosen = strategies(policy, {"name": "lagrange", "order": [1, 2]}, SamplerConfig())
+    chosen = strategies(policy, {"name": "lagrange", "order": [1, 2]}, sampler_named())
     assert [strategy.name for strategy in chosen] == [
         "uniform interval=3 lagrange order=1", "uniform interval=3 lagrange order=2",
         "uniform interval=5 lagrange order=1", "uniform interval=5 lagrange order=2",
     ]  # fmt: skip
-    assert len(strategies({"name": "none"}, {"name": "lagrange", "order": [1, 2]}, SamplerConfig())) == 1
+    assert len(strategies({"name": "none"}, {"name": "lagrange", "order": [1, 2]}, sampler_named())) == 1
 
 
 @pytest.mark.parametrize("config", sorted(configs.FOLDER.glob("*.yaml")))

@@ -11,7 +11,9 @@ import pytest
 import configs
 from configs import InputError
 from experiments.rows import rows as rows_module
+from experiments.rows.measures import MEASURES
 from experiments.rows.results import Result
+from experiments.sweeps.contrasts import contrasts
 from experiments.sweeps.sweep import SweepConfig, axes, combinations, name_of, run, words
 from experiments.sweeps.sweep_folder import SweepFolder
 from experiments.sweeps.sweep_plan import load_sweep_plan
@@ -209,9 +211,38 @@ def test_the_sweeps_that_come_with_the_project_mean_something_in_every_corner(sw
     config = configs.parse(SweepConfig, configs.read(sweep), where=str(sweep))
     made = list(combinations(config))
     plans = [each for each in made if each.at.get("policy", "").endswith(".json")]  # of one length and one forecast
-    assert all(not each.reason for each in made if each not in plans)
+    # Elsewhere all that is left out is the default forecast where it is reuse.
+    assert all(each.at["forecaster"] == "auto" for each in made if not each.row and each not in plans)
+    assert all(each.reason.startswith("the same as") for each in made if not each.row and each not in plans)
     assert sum(each.row is not None for each in plans) == len(plans) / 4
-    assert len(made) in (16, 48)
+    assert len(made) in (16, 48, 864)
+
+
+def test_settings_are_contrasted_where_all_else_is_equal():
+    axes = {"interval": ["3", "5"], "forecaster": ["reuse", "auto", "line"]}
+    found = {
+        frozenset({("interval", interval), ("forecaster", forecaster)}): value
+        for interval, forecaster, value in [
+            ("3", "reuse", 30.0), ("3", "auto", 41.5), ("3", "line", 40.0),
+            ("5", "reuse", 25.0), ("5", "auto", 24.0),
+        ]
+    }  # fmt: skip
+    made = contrasts(axes, found)
+    assert [(each.axis, each.value, each.first) for each in made] == [
+        ("interval", "5", "3"), ("forecaster", "auto", "reuse"), ("forecaster", "line", "reuse"),
+    ]  # fmt: skip
+    assert [each.differences for each in made] == [[-17.5, -5.0], [-1.0, 11.5], [10.0]]
+    cells = ["forecaster", "auto", "reuse", "2", "1", "+5.2", "-1.0", "+11.5"]
+    assert made[1].cells(MEASURES["psnr_mean"]) == cells
+    lower_is_better = made[0].cells(MEASURES["frechet"])
+    assert lower_is_better[3:] == ["2", "2", "-11.25", "-17.5", "-5"]
+
+
+def test_the_report_says_what_each_setting_changes(swept):
+    outcome = render(swept)
+    assert any(line.startswith("| policy.interval") for line in outcome.contrasts)
+    assert "One setting at a time" in outcome.page.read_text()
+    assert "differ in one setting alone" in str(outcome)
 
 
 def test_what_differs_in_nothing_runs_once(tmp_path):
