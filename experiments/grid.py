@@ -66,8 +66,9 @@ def default_forecaster(policy: Policy | AdaptivePolicy, sampler: Sampler) -> dic
 
     Where every step adds fresh noise a feature is partly noise, which extrapolation amplifies: reuse. Along
     deterministic trajectories features are smooth, and the more full passes they are known from, the higher the degree
-    that foretells them best, whichever sampler, steps and spacing there are: a line, from 12 on a parabola. Of deep
-    branches that have fewer than 6, none does: reuse. (Measured on the bundled digits: configs/sweeps/default_forecast)
+    that foretells them best, whichever sampler, steps and spacing there are: a line, from 12 on a parabola. The deeper
+    a branch, the more it takes: with fewer full passes than its number, reuse. (Measured on the bundled digits:
+    configs/sweeps/default_forecast.yaml)
     """
     if sampler.config.is_stochastic:
         return {"name": "reuse"}
@@ -76,7 +77,7 @@ def default_forecaster(policy: Policy | AdaptivePolicy, sampler: Sampler) -> dic
     else:
         plan = policy.plan(sampler.num_evals)
         refreshes, outermost = len(full_evals(plan)), min(cached_branches(plan), default=0)
-    if refreshes < 6 and outermost >= 5:
+    if refreshes < outermost:
         return {"name": "reuse"}
     return {"name": "lagrange", "order": 1 if refreshes < 12 else 2}
 

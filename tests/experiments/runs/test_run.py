@@ -156,9 +156,9 @@ def test_lists_stand_for_every_combination():
         ({}, {"interval": 10}, Lagrange(1)),  # 10
         ({"steps": 20}, {"interval": 2}, Lagrange(1)),
         ({"steps": 20, "name": "plms"}, {"interval": 2}, Lagrange(1)),  # 11, of 21 evaluations
-        ({"steps": 20}, {"interval": 4, "branch": 4}, Lagrange(1)),
-        ({"steps": 20}, {"interval": 4, "branch": 5}, Reuse()),  # 5 of a deep branch
-        ({"steps": 20, "name": "plms"}, {"interval": 4, "branch": 5}, Lagrange(1)),  # 6
+        ({"steps": 20}, {"interval": 4, "branch": 5}, Lagrange(1)),
+        ({"steps": 20}, {"interval": 4, "branch": 6}, Reuse()),  # 5 of branch 6
+        ({"steps": 20, "name": "plms"}, {"interval": 4, "branch": 6}, Lagrange(1)),  # 6
         ({"steps": 20}, {"name": "adaptive"}, Lagrange(1)),
         ({}, {"name": "adaptive"}, Lagrange(2)),
         ({"steps": 12}, {"name": "explicit", "entries": [None, -1, 8, None] * 3}, Lagrange(1)),
