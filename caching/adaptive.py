@@ -80,7 +80,7 @@ class Threshold:
 class Adaptive:
     """A refresh when the estimated error of the forecasts since the last one adds up to `bound`.
 
-    The estimate for one evaluation is scale·change^power. With a power of 0 each evaluation counts alike, which is
+    The estimate for one evaluation is scale·change^power. Towards a power of 0 each evaluation counts alike, as in
     Uniform; the larger the power, the more refreshes go where the skip moves fast, towards the end of a trajectory.
     The default suits Lagrange forecasts of the bundled digits (DDIM, 100 steps; bound 1.6 is about N = 5, 0.8 about
     N = 3). The relative error |F̂ - F| / |F| of a forecast feature F̂ follows powers of 0.7 to 0.9 there, but with those

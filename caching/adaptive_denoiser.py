@@ -12,7 +12,7 @@ from caching.denoiser import CachedDenoiser, check_under_way, moments
 from caching.forecast import Forecaster, Moment
 from caching.plan import Depth, Plan
 from caching.policies import Policy
-from caching.store import ImageStore
+from caching.store import ImageStore, beside
 from configs import InputError
 from models import UNet
 
@@ -98,7 +98,11 @@ class AdaptiveDenoiser:
             image.decide(None if is_due else self.policy.branch)
         rows = [row for row, is_due in enumerate(due * self.rows_per_image) if is_due]
         self._before = skip
-        self._refresh = skip if self._refresh is None else _replace(self._refresh, rows, skip)
+        if self._refresh is None:
+            self._refresh = skip
+        elif rows:
+            index = beside(skip, rows)
+            self._refresh = self._refresh.index_copy(0, index, skip[index])
         return rows
 
     def _entering(self, skip: Tensor, emb: Tensor, context: Tensor | None, rows: list[int]) -> Tensor:
@@ -108,7 +112,7 @@ class AdaptiveDenoiser:
             self.store.write(rows, fresh, self.evaluations)
             return fresh
         if rows:
-            index = torch.tensor(rows, device=skip.device)
+            index = beside(skip, rows)
             fresh = self._deep(skip[index], emb[index], None if context is None else context[index])
             self.store.write(rows, fresh, self.evaluations)
         return self.store.combine(self._weights(len(skip)))
@@ -178,9 +182,3 @@ def _relative_change(now: Tensor, then: Tensor) -> Tensor:
     """|now - then| / |then| of every row (B,), L2 norms in float32."""
     now, then = now.float().flatten(1), then.float().flatten(1)
     return torch.linalg.vector_norm(now - then, dim=1) / torch.linalg.vector_norm(then, dim=1)
-
-
-def _replace(old: Tensor, rows: list[int], new: Tensor) -> Tensor:
-    """`old` with these rows taken from `new`."""
-    index = torch.tensor(rows, device=old.device, dtype=torch.long)
-    return old.index_copy(0, index, new[index])

@@ -140,7 +140,7 @@ class Taylor(Extrapolation):
 @register_forecaster("fitted")
 @dataclass(frozen=True)
 class Fitted:
-    """Weights fitted by calibration (experiments/calibration), one list for every forecast that a plan makes.
+    """Weights fitted by calibration (experiments/planning/fitting), one list for every forecast that a plan makes.
 
     table: "evaluation:branch" -> the weights of the stored features, newest first. A plan file holds it.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from configs import InputError
 
@@ -22,6 +23,13 @@ def partial_between(full: Iterable[int], branch: int, num_evals: int) -> Plan:
 def full_evals(plan: Plan) -> tuple[int, ...]:
     """The evaluations at which the whole network runs."""
     return tuple(i for i, depth in enumerate(plan) if depth is None)
+
+
+def check_entries(entries: Iterable[Any]) -> None:
+    """Raises InputError unless these, from a file or a command line, are depths."""
+    for entry in entries:
+        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
+            raise InputError(f"an entry of a plan is null (a full pass) or a branch number, not {entry!r}")
 
 
 def check_plan(plan: Plan, num_evals: int, num_branches: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from caching.plan import NULL, Depth, Plan, partial_between
+from caching.plan import NULL, Depth, Plan, check_entries, partial_between
 from caching.registry import Registry
 from configs import InputError
 
@@ -61,6 +61,7 @@ class Uniform:
 
     def __post_init__(self) -> None:
         _check_interval(self.interval)
+        _check_horizon(self.horizon)
 
     def plan(self, num_evals: int) -> Plan:
         return partial_between(range(0, self.horizon or num_evals, self.interval), self.branch, num_evals)
@@ -83,6 +84,7 @@ class Nonuniform:
 
     def __post_init__(self) -> None:
         _check_interval(self.interval)
+        _check_horizon(self.horizon)
         if self.power <= 1:
             raise InputError(f"power must be above 1, not {self.power}; for evenly spaced full passes take uniform")
 
@@ -145,9 +147,7 @@ class Explicit:
     def __post_init__(self) -> None:
         if (self.entries is None) == (self.full is None) or (self.full is None) != (self.branch is None):
             raise InputError("an explicit policy has either `entries`, or `full` together with `branch`")
-        for entry in self.entries or []:
-            if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
-                raise InputError(f"an entry of a plan is null (a full pass) or a branch number, not {entry!r}")
+        check_entries(self.entries or [])
 
     def plan(self, num_evals: int) -> Plan:
         if self.entries is not None:
@@ -186,6 +186,11 @@ def quad_centre(steps: int, interval: int, center: int, power: float) -> list[in
         f"there is no non-uniform schedule of {wanted} full passes over {steps} steps with center {center} and power "
         f"{power}; take another center, a larger interval, or uniform"
     )
+
+
+def _check_horizon(horizon: int | None) -> None:
+    if horizon is not None and horizon < 1:
+        raise InputError(f"horizon must be at least 1, or null for every evaluation, not {horizon}")
 
 
 def _check_interval(interval: int) -> None:

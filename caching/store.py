@@ -79,7 +79,7 @@ class ImageStore:
             self._written = [[] for _ in rows]
         size = len(self._written)
         index = [len(self._written[row]) % self.history * size + row for row in rows]
-        self._slots.index_copy_(0, torch.tensor(index, device=features.device), features)
+        self._slots.index_copy_(0, beside(features, index), features)
         for row in rows:
             self._written[row].append(evaluation)
 
@@ -101,7 +101,7 @@ class ImageStore:
                 by_slot[(newest - k) % self.history][row] = weight
         # In float32 at the least: half precision cannot hold every weight.
         precise = torch.promote_types(self._slots.dtype, torch.float32)
-        columns = torch.tensor(by_slot, device=self._slots.device, dtype=precise)[:, :, None, None, None]
+        columns = beside(self._slots, by_slot, precise)[:, :, None, None, None]
         first, *others = self._slots.chunk(self.history)
         total = columns[0] * first
         for column, features in zip(columns[1:], others, strict=True):
@@ -114,13 +114,21 @@ class ImageStore:
         return 0 if self._slots is None else self._slots.nbytes
 
 
+def beside(other: Tensor, numbers: Sequence, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of these numbers on the device of `other`. On a GPU it comes from pinned memory: any other copy waits
+    for all the work queued there."""
+    return torch.tensor(numbers, dtype=dtype, pin_memory=other.is_cuda).to(other.device, non_blocking=True)
+
+
 def _alike(buffer: Feature, feature: Feature) -> bool:
     """Can `feature` be copied into `buffer`, as it is?"""
 
     def kind(one: Feature) -> list[tuple]:
         return [(part.shape, part.dtype, part.device) for part in tensors(one)]
 
-    return type(buffer) is type(feature) and kind(buffer) == kind(feature)
+    # What inference mode made can be written to in inference mode alone.
+    can_write = torch.is_inference_mode_enabled() or not any(part.is_inference() for part in tensors(buffer))
+    return can_write and type(buffer) is type(feature) and kind(buffer) == kind(feature)
 
 
 def _shape(feature: Feature) -> list[int]:

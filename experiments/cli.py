@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 import configs
 from configs import InputError
 from experiments.runs.world import is_first, join
@@ -38,6 +40,7 @@ def main(
         return
     words = [_flag(word) for word in words]
     keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; by default a GPU's convolutions keep 10 bits of 23
     try:
         first = words.pop(0) if words and "=" not in words[0] and (default or argument) else None
         layers = {} if default is None else _read(first or default, Path(default).parent.name)

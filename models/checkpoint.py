@@ -17,7 +17,7 @@ from models import layouts, native, reading
 from models.config import UNetConfig
 from models.download import digest, fetch, known_by_md5
 from models.known import Config, PartsConfig, check_agrees, read_config, settle
-from models.part import UNET, moving_average, section
+from models.part import UNET, moving_average, only_section
 from models.unet import UNet
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -129,7 +129,7 @@ def _understand(state: reading.State, known: PartsConfig | None) -> tuple[UNet, 
             check_agrees(known.network, asdict(own))
         network = without_weights(lambda: UNet(own))
         return network, native.weights(state, network), "native"
-    tensors = section(state.tensors, UNET)
+    tensors = only_section(state.tensors, UNET)
     layout, known = settle(tensors, state.config_json, known)
     if known.weights == "ema":
         tensors = moving_average(state.tensors) or tensors

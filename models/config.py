@@ -109,7 +109,7 @@ class UNetConfig:
 
     def width(self, level: int) -> int:
         """Channels of `level`."""
-        return int(self.channel_mult[level] * self.channels)
+        return round(self.channel_mult[level] * self.channels)
 
     def heads(self, channels: int) -> int:
         """Attention heads in a block of `channels` channels."""

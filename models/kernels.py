@@ -42,7 +42,9 @@ def _optimised(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module
         for registry in ("_parameters", "_buffers"):
             copy.__dict__[registry] = dict(module.__dict__[registry])
         children = module.__dict__["_modules"].items()
-        copy.__dict__["_modules"] = {name: child and _optimised(child, done) for name, child in children}
+        copy.__dict__["_modules"] = {
+            name: None if child is None else _optimised(child, done) for name, child in children
+        }
     return done[module]
 
 

@@ -34,6 +34,14 @@ def section(tensors: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
     return {key.removeprefix(part.prefix): value for key, value in tensors.items() if key.startswith(part.prefix)}
 
 
+def only_section(tensors: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
+    """As `section`, of a file that must have it. Raises InputError where it has not."""
+    found = section(tensors, part)
+    if not found:
+        raise InputError(f"it holds no {part.name}")
+    return found
+
+
 def moving_average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The moving average of the U-Net's weights, under the U-Net's names; empty where the file has none.
 

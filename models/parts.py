@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from configs import InputError
 from models import layouts, native, reading, text_encoder
@@ -19,7 +18,7 @@ from models.config import FirstStageConfig
 from models.download import fetch, fetch_parts
 from models.hub import fetch_tokenizer
 from models.known import Config, PartsConfig, check_agrees, read_config, same, settle
-from models.part import CONDITIONER, FIRST_STAGE, UNET, Part, section
+from models.part import CONDITIONER, FIRST_STAGE, UNET, Part, only_section, section
 from models.text_encoder import TextEncoder, byte_tokenizer, clip_tokenizer
 from models.unet import UNet
 
@@ -179,17 +178,10 @@ def _agreed(wanted: Section | None, given: bool, found: Mapping[str, Any], defau
     return wanted if all(same(getattr(wanted, key), value) for key, value in found.items()) else default
 
 
-def _tensors_of(state: reading.State, part: Part) -> dict[str, Tensor]:
-    tensors = section(state.tensors, part)
-    if not tensors:
-        raise InputError(f"it holds no {part.name}")
-    return tensors
-
-
 def _first_stage_from(state: reading.State, request: _Request) -> FirstStage:
     with naming(state.file):
         # A first stage on its own comes with its training's losses.
-        tensors = {key: value for key, value in _tensors_of(state, FIRST_STAGE).items()
+        tensors = {key: value for key, value in only_section(state.tensors, FIRST_STAGE).items()
                    if not key.startswith(("loss.", "model_ema."))}  # fmt: skip
         layout = layouts.recognise(tensors, layouts.FIRST_STAGE_LAYOUTS)
         found = layouts.infer(layout, tensors)
@@ -207,7 +199,7 @@ def _first_stage_from(state: reading.State, request: _Request) -> FirstStage:
 def _conditioner_from(state: reading.State, request: _Request) -> Conditioner:
     wanted = _wanted(request.known, CONDITIONER)
     with naming(state.file):
-        tensors = _tensors_of(state, CONDITIONER)
+        tensors = only_section(state.tensors, CONDITIONER)
         if "embedding.weight" in tensors and tensors["embedding.weight"].ndim == 2:
             found = dict(zip(("num_classes", "dim"), tensors["embedding.weight"].shape, strict=True))
             classes = _agreed(wanted and wanted.classes, request.given, found, ClassesConfig(**found))

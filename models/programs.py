@@ -19,6 +19,7 @@ from tqdm import tqdm
 from models.feature import Feature, each
 from models.unet import UNet
 
+Depth = tuple[int | None, tuple[int, ...]]  # of a pass: its branch, None for a full one, and what it taps
 Output = tuple[Tensor, dict[int, Feature]]
 Program = Callable[[Tensor, Any, Any, Feature | None], Output]
 
@@ -36,16 +37,16 @@ def compile_passes(unet: UNet, backend: str = "inductor") -> Programs:
 class Programs:
     """Stands in for `UNet.run`: compiles a pass when its depth is first asked for, with a word about how long it takes.
 
-    Programs are for one shape of batch, the first that comes; any other, such as the last of a run that does not divide
-    evenly, runs as it would uncompiled.
+    A program is for one shape of batch, the first that comes at its depth; any other, such as the last of a run that
+    does not divide evenly, runs as it would uncompiled.
     """
 
     def __init__(self, run: Callable[..., Output], backend: str) -> None:
         self.backend = backend
         self.seconds = 0.0  # spent on first calls, compiling
         self._run = run
-        self._programs: dict[tuple[int | None, tuple[int, ...]], Program] = {}
-        self._shape: torch.Size | None = None
+        self._programs: dict[Depth, Program] = {}
+        self._shapes: dict[Depth, torch.Size] = {}
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -53,11 +54,10 @@ class Programs:
     def __call__(
         self, x: Tensor, emb: Any, context: Any, branch: int | None, feature: Feature | None, taps: Sequence[int]
     ) -> Output:
-        self._shape = self._shape or x.shape
-        if x.shape != self._shape:
+        key = branch, tuple(taps)
+        if x.shape != self._shapes.setdefault(key, x.shape):
             return self._run(x, emb, context, branch, feature, taps)
         x = x.contiguous(memory_format=torch.channels_last)  # whatever layout the sampler's arithmetic left
-        key = branch, tuple(taps)
         if key not in self._programs:
             self._programs[key] = self._compile(*key)
             return self._first(key, x, emb, context, feature)
@@ -72,7 +72,7 @@ class Programs:
         options = {"mode": "reduce-overhead"} if self.backend == "inductor" and torch.cuda.is_available() else {}
         return torch.compile(program, backend=self.backend, dynamic=False, fullgraph=True, **options)
 
-    def _first(self, key: tuple[int | None, tuple[int, ...]], *arguments: Any) -> Output:
+    def _first(self, key: Depth, *arguments: Any) -> Output:
         depth = "the full pass" if key[0] is None else f"the pass at branch {key[0]}"
         start = time.perf_counter()
         with tqdm(total=1, desc=f"compiling {depth}", bar_format="{desc}: {elapsed}") as bar:
@@ -83,7 +83,7 @@ class Programs:
         self.seconds += time.perf_counter() - start
         return output
 
-    def _replay(self, key: tuple[int | None, tuple[int, ...]], *arguments: Any) -> Output:
+    def _replay(self, key: Depth, *arguments: Any) -> Output:
         torch.compiler.cudagraph_mark_step_begin()
         eps, tapped = self._programs[key](*arguments)
         if not eps.is_cuda:

@@ -35,7 +35,7 @@ def infer(layout: Layout, tensors: Tensors) -> dict[str, Any]:
         return layout.infer(tensors)
     except KeyError as error:
         raise InputError(f"it lacks {error}, which every network in the layout {layout.name} has") from error
-    except (IndexError, ZeroDivisionError) as error:
+    except (IndexError, TypeError, ZeroDivisionError) as error:
         raise InputError(f"its tensors do not have the shapes of the layout {layout.name}") from error
 
 

@@ -46,6 +46,13 @@ def test_the_horizon_leaves_later_evaluations_partial():
     assert plan[50] == 1
 
 
+@pytest.mark.parametrize("policy", [Uniform, Nonuniform])
+@pytest.mark.parametrize("horizon", [0, -3])
+def test_a_horizon_before_the_first_evaluation_is_refused(policy, horizon):
+    with pytest.raises(InputError, match="horizon must be at least 1"):
+        policy(horizon=horizon)
+
+
 @pytest.mark.parametrize(("setting", "full"), RELEASED.items())
 def test_nonuniform_is_the_released_schedule(setting, full):
     assert quad_centre(*setting) == full

@@ -75,6 +75,13 @@ def test_unknown_and_missing_keys_are_refused(path):
         load_plan(path)
 
 
+@pytest.mark.parametrize("entry", ["a", [1], 0.5, True])
+def test_entries_that_are_no_depths_are_refused(path, entry):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"entries": [None, entry, 2, None]}))
+    with pytest.raises(InputError, match="an entry of a plan is null"):
+        load_plan(path)
+
+
 def test_a_missing_file_says_what_writes_plans(tmp_path):
     with pytest.raises(InputError, match=r"no plan file .*calibrate"):
         load_plan(tmp_path / "none.json")

@@ -37,6 +37,20 @@ def test_buffers_are_written_in_place_and_outlive_a_trajectory():
     assert store.nbytes == buffer.nbytes
 
 
+def test_a_trajectory_under_inference_mode_may_be_followed_by_one_without():
+    store = FeatureStore()
+    with torch.inference_mode():
+        store.write(0, feature(1), 0)
+    store.reset()
+    store.write(0, feature(2), 0)
+    buffer = store.read(0)[1][0]
+    assert float(buffer.mean()) == 2
+    store.reset()
+    with torch.inference_mode():
+        store.write(0, feature(3), 0)
+    assert store.read(0)[1][0] is buffer
+
+
 def test_what_was_written_is_a_copy():
     store, live = FeatureStore(), feature(1)
     store.write(0, live, 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import MISSING
 
 from configs import InputError
@@ -71,6 +72,12 @@ def test_words_win_over_the_file_and_the_file_over_the_schema(default):
     assert seen(Job, [], default=default) == Job(2)
     assert seen(Job, ["inner.steps=7"], default=default) == Job(2, Inner(7))
     assert seen(Job, ["images=9"], default=default) == Job(9)
+
+
+def test_fp32_is_not_rounded_to_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    main(lambda config: None, Job, doc="usage", words=[])
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_the_first_word_may_be_another_file(default, tmp_path):

@@ -165,6 +165,11 @@ def test_a_network_of_another_family(tmp_path):
     assert "its keys ('conv1.weight', 'bn1.weight', 'bn1.bias', …) belong to no known" in sentence
 
 
+def test_a_file_of_another_part_alone(tmp_path):
+    torch.save({"first_stage_model.encoder.conv_in.bias": torch.zeros(())}, tmp_path / "part.ckpt")
+    assert refused(tmp_path / "part.ckpt").endswith("cannot be loaded: it holds no U-Net")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

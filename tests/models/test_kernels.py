@@ -122,6 +122,8 @@ def test_nothing_of_the_plain_network_changes_and_the_copy_shares_its_parameters
     assert type(plain.conv_out) is nn.Conv2d
     assert type(network.conv_out) is kernels.Conv2d
     assert network.config == plain.config
+    split = models.SplitUNet(models.FastUNet(plain))  # whose list of splits is still empty
+    assert optimise(split).splits is not split.splits
 
 
 def test_where_gradients_are_wanted_they_flow(config, plain):

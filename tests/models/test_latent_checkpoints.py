@@ -185,6 +185,12 @@ def test_the_scale_factor_in_the_file_counts(tmp_path, text_tensors):
     assert models.load_first_stage(path).config.scale_factor == 0.25
 
 
+def test_a_first_stage_of_wrong_shapes_is_refused(tmp_path, text_tensors):
+    wrong = text_tensors | {"first_stage_model.encoder.conv_in.bias": torch.tensor(0.0)}
+    with pytest.raises(InputError, match="do not have the shapes of the layout"):
+        models.load_first_stage(write_lightning(wrong, tmp_path / "model.ckpt"))
+
+
 def test_first_stages_of_their_own_come_with_losses(tmp_path, text_model, text_tensors):
     prefix = "first_stage_model."
     own = {key.removeprefix(prefix): value for key, value in text_tensors.items() if key.startswith(prefix)}

@@ -57,6 +57,19 @@ def test_a_batch_of_another_size_runs_uncompiled(x):
     assert len(programs) == 2
 
 
+def test_each_depth_takes_the_shape_that_comes_first(x):
+    """Guided uncached, both halves in one call of twice the rows; cached, in two."""
+    plain = models.load("random", TINY)
+    network = SplitUNet(FastUNet(plain))
+    programs = compile_passes(network, "eager")
+    both = torch.cat([x, x])
+    with torch.inference_mode():
+        network(both, T.repeat(2))
+    trajectory(network, Uniform(2, 0), x)
+    assert len(programs) == 3
+    check(trajectory(network, Uniform(2, 0), x), trajectory(plain, Uniform(2, 0), x), 1e-5)
+
+
 def test_the_network_it_was_made_from_stays_uncompiled(x):
     plain = models.load("random", TINY)
     fast = FastUNet(plain)

@@ -102,3 +102,9 @@ def test_fractions_of_the_width():
     network = models.load("random", {"resolution": 16, "channels": 64, "channel_mult": [0.5, 1]})
     assert network.down[0].conv.out_channels == 32
     assert network(torch.zeros(1, 3, 16, 16), torch.tensor([1]))[0].shape == (1, 3, 16, 16)
+
+
+def test_widths_that_are_read_off_a_file_come_back_whole():
+    """120 / 88 · 88 is a little less than 120 in floating point."""
+    config = UNetConfig(16, 88, [1, 120 / 88], num_groups=8)
+    assert [config.width(level) for level in range(2)] == [88, 120]
