@@ -88,7 +88,7 @@ def neighbour(plan: Plan, budget: Budget, branches: Sequence[int], rng: random.R
     Either one evaluation changes places with another near it, or a pass gets shallower where another gets deeper.
     """
     depths: list[Depth] = [*branches, None]
-    for _ in range(tries):
+    for _ in range(tries if len(plan) > 1 else 0):
         changed = list(plan)
         if rng.random() < 0.6:
             i = rng.randrange(1, len(plan))

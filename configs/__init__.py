@@ -12,7 +12,7 @@ from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -76,7 +76,7 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
                 merged[key] = {}
         try:
             merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:
             raise InputError(_misfit(leaves, place) or f"{place}: {str(error).splitlines()[0]}") from error
     missing = OmegaConf.missing_keys(merged)
     if missing:
@@ -85,17 +85,28 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
 
 
 def parse_words(words: Iterable[str]) -> dict[str, Any]:
-    """`["sampler.steps=50", "compare=false"]` as a nested mapping."""
+    """`["sampler.steps=50", "compare=false"]` as a nested mapping. `policy=adaptive` beside `policy.bound=1` means
+    `policy.name=adaptive`."""
     given = OmegaConf.create()
     for word in words:
         key, equals, _ = word.partition("=")
         if not (key and equals):
             raise InputError(f"{word!r} is not of the form key=value, e.g. num_images=16")
         try:
-            given.merge_with(to_mapping(OmegaConf.from_dotlist([word])))
+            given.merge_with(_named(to_mapping(OmegaConf.from_dotlist([word])), given))
         except (YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"the value in {word!r} is not readable YAML") from error
     return to_mapping(given)
+
+
+def _named(word: dict[str, Any], given: DictConfig) -> dict[str, Any]:
+    """One word as a mapping, where it or `given` before it has a name for what the other one has settings of."""
+    for key, value in word.items():
+        if isinstance(value, str) and isinstance(given.get(key), DictConfig):
+            return {key: {"name": value}}
+        if isinstance(value, Mapping) and isinstance(given.get(key), str):
+            given[key] = {"name": given[key]}
+    return word
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+import configs
 from caching import (
     FORECASTERS,
     POLICIES,
@@ -24,6 +25,7 @@ from caching import (
     make_forecaster,
     make_policy,
 )
+from configs import InputError
 from samplers import Sampler
 
 
@@ -44,7 +46,11 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
 
     Raises InputError as make_policy and make_forecaster do, and where `auto` is to fit a plan that does not exist.
     """
-    made = []
+    is_auto = forecaster["name"] == "auto"
+    configs.one_of(forecaster["name"], ["auto", *FORECASTERS], "the forecaster")
+    if is_auto:
+        configs.check_keys(forecaster, ["name"], "the forecaster 'auto'")
+    made: list[Strategy] = []
     for settings in expand(policy, POLICIES):
         chosen = make_policy(settings)
         if isinstance(chosen, PlanFile):
@@ -53,11 +59,14 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
         if isinstance(chosen, NoCache):  # which forecasts nothing
             made.append(Strategy(label(settings), chosen, Reuse()))
             continue
-        is_auto = forecaster["name"] == "auto"
         for words in expand(default_forecaster(chosen, sampler) if is_auto else forecaster, FORECASTERS):
             forecast = make_forecaster(words)
             name = label(settings) if isinstance(forecast, Reuse) else f"{label(settings)} {label(words)}"
             made.append(Strategy(name, chosen, forecast))
+    names = [strategy.name for strategy in made]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two of the strategies would be called {twice[0]!r}; give each value once, and plan files "
+                         "names of their own")  # fmt: skip
     return made
 
 
@@ -88,6 +97,8 @@ def expand(settings: Mapping[str, Any], known: Mapping[str, type]) -> list[dict[
     hints = get_type_hints(cls) if cls else {}
     axes = []
     for key, value in settings.items():
+        if value == [] and not _takes_list(hints.get(key)):
+            raise InputError(f"{key}=[] leaves nothing to run; give it a value")
         is_axis = isinstance(value, list) and not _takes_list(hints.get(key))
         axes.append([(key, item) for item in value] if is_axis else [(key, value)])
     return [dict(combination) for combination in itertools.product(*axes)]

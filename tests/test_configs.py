@@ -189,6 +189,11 @@ def test_words_nest_by_their_dots():
     assert configs.parse_words(["a.b=1", "a.c=[2, x]", "d=true"]) == {"a": {"b": 1, "c": [2, "x"]}, "d": True}
 
 
+@pytest.mark.parametrize("words", [["policy=adaptive", "policy.bound=1"], ["policy.bound=1", "policy=adaptive"]])
+def test_a_name_beside_settings_is_their_name(words):
+    assert configs.parse_words(words) == {"policy": {"name": "adaptive", "bound": 1}}
+
+
 # --- files
 
 

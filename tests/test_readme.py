@@ -1,11 +1,16 @@
 """The README is a promise: its example policy runs, and what it names exists."""
 
+import itertools
 import re
+import shlex
 
 import pytest
 
 import configs
 from caching import FORECASTERS, POLICIES, Moment, make_forecaster, make_policy
+from experiments.cli import main
+from experiments.grid import strategies
+from experiments.runs.run import SampleConfig, sampler_of
 
 README = (configs.ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -31,6 +36,22 @@ def test_the_example_forecaster_runs():
         assert forecaster.weights([Moment(4), Moment(2)], Moment(5), 0) == [1.25, -0.25]
     finally:
         FORECASTERS.pop("damped", None)
+
+
+@pytest.mark.parametrize("command", re.findall(r"scripts/sample\.py ([^`\n#]*[^`\n# ])", README))
+def test_sampling_commands_mean_something(command):
+    if any(part in command for part in ("…", "...", "CONFIG")):
+        pytest.skip("a pattern, no command")
+    words = [word.rstrip(",") for word in shlex.split(command)]
+    names = itertools.takewhile(lambda word: re.fullmatch(r"\w+", word), words)  # configurations, listed with commas
+    for name in list(names) or [None]:
+        given = [word for word in words if "=" in word]
+        main(_try, SampleConfig, doc="", default="mnist32", words=[*filter(None, [name]), *given])
+
+
+def _try(config: SampleConfig) -> None:
+    if not str(config.policy["name"]).endswith(".json"):
+        assert strategies(config.policy, config.forecaster, sampler_of(config))
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/\w+\.py", README))))

@@ -12,7 +12,6 @@ from typing import Any
 from omegaconf import MISSING
 
 import configs
-from configs import InputError
 from experiments.runs.run import SampleConfig
 
 # What of ours fills a column. macs: G, averaged over the steps of the section's base setting, as the paper counts;
@@ -141,9 +140,3 @@ def _printed(table: str, section: Section) -> Iterator[PrintedMacs]:
             config = section.config(entry.run)
             if config.sampler == section.uncached.sampler:
                 yield PrintedMacs(table, entry.name, config, entry.paper["macs_G"])
-
-
-def check_table(name: str) -> None:
-    """Raises InputError, in one sentence, unless there is such a table."""
-    if name not in names():
-        raise InputError(f"there is no table {name!r}; {configs.nearest(name, names())}")

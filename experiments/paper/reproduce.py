@@ -57,6 +57,9 @@ class ReproduceConfig:
     def __post_init__(self) -> None:
         if (self.table is None) != self.all:
             raise InputError(f"name either a table or --all; known: {', '.join(names())}")
+        for name in ("steps", "num_images"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     @property
     def command(self) -> str:

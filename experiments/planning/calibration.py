@@ -7,12 +7,14 @@ from pathlib import Path
 
 from caching import (
     POLICIES,
+    AdaptivePolicy,
     Budget,
     SavedPlan,
     describe,
     make_policy,
     pass_costs,
 )
+from configs import InputError
 from experiments.grid import expand, label
 from experiments.images import save_figure
 from experiments.model import model_config, pick_device
@@ -73,7 +75,11 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     costs = pass_costs(pipeline.unet.config, pipeline.shape[1:], pipeline.context_length)
     limit = config.budget
     if limit is None:
-        limit = 1 / costs.speedup(make_policy(expand(config.policy, POLICIES)[0]).plan(sampler.num_evals))
+        policy = make_policy(expand(config.policy, POLICIES)[0])
+        if isinstance(policy, AdaptivePolicy):
+            raise InputError(f"what {config.policy['name']} costs shows during sampling alone; name a budget, e.g. "
+                             "budget=0.35")  # fmt: skip
+        limit = 1 / costs.speedup(policy.plan(sampler.num_evals))
     budget = Budget(costs, limit)
     path = Path(config.plan or f"plans/{Path(config.model).stem}-{config.sampler.name}{config.sampler.steps}-"
                 f"{config.sampler.spacing}-{limit:.3f}.json")  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,12 @@ class FrontierConfig(PipelineConfig):
     solution_images: int = 32
     device: str = "auto"
     out: str = "docs/frontier"  # rows/ of it holds the results
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_images", "batch_size", "solution_steps", "solution_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -184,8 +190,24 @@ class Frontier:
     def path(self, row: Row, checkpoint: str, seeds: range) -> Path:
         """The file of a row's result on some seeds."""
         evals = Sampler(row.sampler, self.model.diffusion).num_evals
-        what = row.identity(evals) | {"checkpoint": checkpoint, "seeds": [seeds.start, seeds.stop]}
+        usual = FrontierConfig()
+        what = row.identity(evals) | {"checkpoint": checkpoint, "seeds": [seeds.start, seeds.stop]} | self.changed
+        if (count := len(self.solved(seeds))) != len(seeds[: max(0, usual.solution_images - seeds.start)]):
+            what["solved"] = count
+        if count and self.config.solution_steps != usual.solution_steps:
+            what["solution_steps"] = self.config.solution_steps
         return self.out / "rows" / f"{json_digest(what)}.json"
+
+    def solved(self, seeds: range) -> range:
+        """Those of the seeds that are also compared with the solution."""
+        return seeds[: max(0, self.config.solution_images - seeds.start)]
+
+    @cached_property
+    def changed(self) -> dict[str, Any]:
+        """The settings of the network that are not the defaults, which go without saying in the names of files."""
+        names = ["model", *(each.name for each in fields(PipelineConfig))]
+        usual, ours = asdict(FrontierConfig()), asdict(self.config)
+        return {name: ours[name] for name in names if ours[name] != usual[name]}
 
     def measure(self, row: Row, checkpoint: str, seeds: range) -> dict[str, Any]:
         """Samples the seeds as the row says, and compares: with the solution as many of the first as have one."""
@@ -200,7 +222,7 @@ class Frontier:
             x, depths = self.sample(row.sampler, Strategy(row.name, row.policy, row.forecaster), seeds)
         errors = squared_errors(x, target)
         psnr_solution = None
-        if solved := seeds[: max(0, self.config.solution_images - seeds.start)]:
+        if solved := self.solved(seeds):
             exact = self.states(replace(row.setting, spacing="leading", steps=self.config.solution_steps), solved)
             psnr_solution = mean_psnr(squared_errors(x[: len(solved)], exact))
         return {
@@ -213,13 +235,15 @@ class Frontier:
             "psnr": mean_psnr(errors),
             "psnr_solution": psnr_solution,
             "seeds": [seeds.start, seeds.stop],
+            "solved": len(solved),
             "checkpoint": checkpoint,
             "torch": torch.__version__,
         }
 
     def states(self, sampler: SamplerConfig, seeds: range) -> Tensor:
         """Uncached final states, sampled once and kept in OUT/states."""
-        what = [asdict(sampler), [seeds.start, seeds.stop], self.pipeline.unet.provenance.sha256]
+        what: list[Any] = [asdict(sampler), [seeds.start, seeds.stop], self.pipeline.unet.provenance.sha256]
+        what += [self.changed] if self.changed else []
         path = self.out / "states" / f"{json_digest(what)}.safetensors"
         if not path.exists():
             write_safetensors(path, {"x": self.sample(sampler, UNCACHED, seeds)[0]}, {})
@@ -237,7 +261,8 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     whole = dict(parts[0]) | {"seeds": [parts[0]["seeds"][0], parts[-1]["seeds"][1]]}
     for figure in ("macs", "mse", "psnr", "psnr_solution"):
         known = [part for part in parts if part[figure] is not None]
-        whole[figure] = np.average([part[figure] for part in known], weights=[_size(part) for part in known])
+        weights = [part.get("solved", _size(part)) if figure == "psnr_solution" else _size(part) for part in known]
+        whole[figure] = np.average([part[figure] for part in known], weights=weights) if known else None
     return whole
 
 

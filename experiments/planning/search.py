@@ -30,6 +30,7 @@ from experiments.pipeline import Pipeline
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr
 from experiments.planning.fitting import fit
+from experiments.runs.batch_size import AUTO
 from experiments.runs.run import SampleConfig
 from samplers import Sampler
 
@@ -56,6 +57,10 @@ class CalibrateConfig(SampleConfig):
             raise InputError(f"screening must lie in 1..seeds, not {self.screening} of {self.seeds}")
         if not self.branches:
             raise InputError("branches must name at least one candidate")
+        if self.batch_size == AUTO:
+            raise InputError("calibration wants a batch_size in images, not auto")
+        if self.plan is not None and not self.plan.endswith(".json"):
+            raise InputError(f"a plan's name ends in .json, by which it is known; not {self.plan}")
 
 
 class Trial(NamedTuple):
@@ -160,7 +165,8 @@ class Search:
         uniform = Uniform(interval, branch).plan(evals)
         yield self.measure(f"uniform interval={interval} branch={branch}", uniform, Reuse())
         yield self.measure(f"uniform interval={interval} branch={branch}", uniform, Lagrange())
-        yield self.quad_centre(interval, branch)
+        if quad_centre := self.quad_centre(interval, branch):
+            yield quad_centre
         drift = measure_drift(self.pipeline, self.sampler, [branch], self.error.seeds[:4])[branch]
         for name, full in (
             ("drift threshold", drift_threshold(drift.relative, count)),
@@ -178,8 +184,8 @@ class Search:
                 return interval, branch
         return evals, branch
 
-    def quad_centre(self, interval: int, branch: int) -> Trial:
-        """The paper's non-uniform schedule, centre and power tuned on few seeds."""
+    def quad_centre(self, interval: int, branch: int) -> Trial | None:
+        """The paper's non-uniform schedule, centre and power tuned on few seeds; None where it has none."""
         evals, trials = self.sampler.num_evals, []
         settings = list(itertools.product((0.1, 0.3, 0.5, 0.7, 0.9), (1.2, 1.4, 2.0)))
         for center, power in tqdm(settings, unit="plan", desc="quad-centre"):
@@ -190,8 +196,8 @@ class Search:
                 continue
             name = f"nonuniform center={policy.center} power={power} branch={branch}"
             trials.append(self.measure(name, plan, Reuse(), self.config.screening))
-        best = max(trials, key=lambda trial: trial.psnr)
-        return self.measure(best.name, best.plan, Reuse())
+        best = max(trials, key=lambda trial: trial.psnr, default=None)
+        return best and self.measure(best.name, best.plan, Reuse())
 
     def measure(self, name: str, plan: Plan, forecaster: Forecaster, count: int | None = None) -> Trial:
         self.measured += 1

@@ -86,7 +86,8 @@ def combinations(config: SweepConfig) -> Iterator[Combination]:
     for values in itertools.product(*grid.values()):
         at = {axis: words(value) for axis, value in zip(grid, values, strict=True)}
         layer: dict[str, Any] = {}
-        for axis, value in zip(grid, values, strict=True):
+        # Whole policies before settings of theirs, wherever in the grid they stand.
+        for axis, value in sorted(zip(grid, values, strict=True), key=lambda pair: pair[0].count(".")):
             _put(layer, axis, value)
         try:
             row = Row(name_of(at), configs.parse(SampleConfig, base, layer, where="the grid"))

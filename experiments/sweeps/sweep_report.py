@@ -202,6 +202,9 @@ class SweepReport:
             return
         yield Section("Images")
         rows = [(row.point.name, images) for row, images in shown]
+        if "seed" in self.plan.axes:
+            yield ImageGrid(rows, "The first images of every row.", [])
+            return
         first = int(self.plan.config["seed"])
         seeds = [f"seed {first + i}" for i in range(max(len(images) for _, images in rows))]
         yield ImageGrid(rows, "The same seeds under every row.", seeds)

@@ -13,6 +13,7 @@ from caching import Adaptive, Fitted, NoCache, Reuse, Threshold, Uniform, pass_c
 from configs import InputError
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
+from experiments.planning.end_error import final_states
 from experiments.runs.run import SampleConfig, run
 from experiments.runs.sampling import Made, begin_all, sample_images
 from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig
@@ -106,6 +107,17 @@ def test_two_guided_calls_have_a_store_each(model):
     first, second = pipe.cached(Strategy("", Uniform(2, 1), Reuse()))
     assert first.store is not second.store
     assert len(pipeline(model(CLASSES), guidance=GuidanceConfig(2.0)).cached(UNCACHED)) == 1
+
+
+def test_plans_are_measured_against_guidance_everywhere(model):
+    path = model(CLASSES)
+
+    def uncached(**guidance) -> torch.Tensor:
+        pipe = pipeline(path, guidance=GuidanceConfig(4.0, 2, **guidance))
+        with tqdm(disable=True) as bar:
+            return final_states(pipe, Sampler(STEPS, DiffusionConfig()), UNCACHED, [0, 1], 2, bar)[0]
+
+    assert torch.equal(uncached(every=3), uncached())
 
 
 @pytest.mark.parametrize("calls", [1, 2])

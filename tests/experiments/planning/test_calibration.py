@@ -32,7 +32,7 @@ from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr, squared_errors
 from experiments.planning.features import FeaturesConfig, draw_features
 from experiments.planning.fitting import Moments, Teacher, _solve, fit
-from experiments.planning.frontier import GROUPS, Frontier, FrontierConfig
+from experiments.planning.frontier import GROUPS, Frontier, FrontierConfig, merged, rows_of
 from experiments.planning.search import CLOSED_FORMS, CalibrateConfig
 from experiments.planning.tuning import tuned
 from experiments.runs.run import SampleConfig, run
@@ -86,6 +86,26 @@ def test_a_calibrated_plan_keeps_its_budget_and_says_where_it_comes_from(tiny, t
     assert found.best.psnr >= max(regular), "baselines of the same cost are not better"
     assert Image.open(tmp_path / "plans" / "a.png").size[0] > 100
     assert "use it with scripts/sample.py policy=" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"batch_size": "auto"}, "a batch_size in images"),
+        ({"plan": "plans/a"}, r"ends in \.json"),
+        ({"budget": None, "policy": {"name": "adaptive"}}, "name a budget"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(tiny, tmp_path, changed, sentence):
+    with pytest.raises(InputError, match=sentence):
+        calibrate(calibration(tiny, tmp_path, **changed))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_budget_that_allows_everything(tiny, tmp_path, steps):
+    """There is no quad-centre schedule of as many full passes, and one evaluation has no neighbours."""
+    found = calibrate(calibration(tiny, tmp_path, budget=1, sampler={"steps": steps}, seeds=1, trials=1))
+    assert load_plan(found.path).plan == (None,) * steps
 
 
 def test_what_is_found_is_never_worse_than_the_uniform_plan(tiny, pipeline, tmp_path):
@@ -279,6 +299,32 @@ def test_the_frontier_is_rendered_from_stored_rows(tiny, plans, tmp_path, monkey
     assert Image.open(tmp_path / "out" / "frontier.png").size[0] > 300
     monkeypatch.setattr(Frontier, "measure", lambda *_: pytest.fail("measured again"))
     assert Frontier(frontier.config).run() == text
+
+
+def test_rows_of_the_frontier_are_named_after_what_they_depend_on(tiny, plans, tmp_path):
+    layer = {"model": str(tiny / "tiny.yaml"), "plans": plans, "num_images": 3, "out": str(tmp_path)}
+    config = configs.parse(FrontierConfig, layer, where="test")
+
+    def names(config: FrontierConfig) -> list[Path]:
+        frontier = Frontier(config)
+        (plan,) = frontier.plans
+        return [frontier.path(row, plan.checkpoint, range(3)) for row in rows_of(plan, frontier.model.diffusion)]
+
+    usual = names(config)
+    assert names(replace(config, batch_size=1, device="cpu", solution_images=3)) == usual  # of 3 images all are solved
+    for changed in ({"precision": "bf16"}, {"solution_steps": 10}, {"solution_images": 2}):
+        assert not set(usual) & set(names(replace(config, **changed))), changed
+
+
+def test_means_over_blocks_count_images():
+    parts = [
+        {"seeds": [0, 4], "solved": 4, "macs": 0.5, "mse": 0.1, "psnr": 30.0, "psnr_solution": 10.0},
+        {"seeds": [4, 6], "solved": 1, "macs": 0.5, "mse": 0.4, "psnr": 24.0, "psnr_solution": 20.0},
+    ]
+    whole = merged(parts)
+    assert whole["psnr"] == pytest.approx(28)
+    assert whole["psnr_solution"] == pytest.approx(12)
+    assert whole["seeds"] == [0, 6]
 
 
 def test_a_frontier_of_more_images_keeps_what_is_measured(tiny, plans, tmp_path, monkeypatch):

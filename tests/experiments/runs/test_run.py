@@ -180,6 +180,20 @@ def test_each_of_several_policies_has_the_default_that_suits_it(tiny, tmp_path):
         run(config_of(tiny, tmp_path, policy=policy, sampler={"steps": 24}, forecaster={"name": "lagrange"}))
 
 
+@pytest.mark.parametrize(
+    ("policy", "forecaster", "sentence"),
+    [
+        ({"name": "uniform"}, {"name": "auto", "order": 3}, "'auto' has no key 'order'"),
+        ({"name": "none"}, {"name": "linear"}, "'linear' does not exist; known: auto"),
+        ({"name": "uniform", "interval": [2, 3, 2]}, {"name": "reuse"}, "would be called 'uniform interval=2'"),
+        ({"name": "uniform", "interval": []}, {"name": "reuse"}, r"interval=\[\] leaves nothing"),
+    ],
+)
+def test_strategies_that_mean_nothing_are_refused(policy, forecaster, sentence):
+    with pytest.raises(InputError, match=sentence):
+        strategies(policy, forecaster, sampler_named())
+
+
 def test_every_policy_meets_every_forecaster_that_is_listed():
     policy = {"name": "uniform", "interval": [3, 5]}
     chosen = strategies(policy, {"name": "lagrange", "order": [1, 2]}, sampler_named())
