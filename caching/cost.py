@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from caching.plan import NULL, Depth, Plan
+from configs import InputError
 from models import UNet, UNetConfig
 from models.attention import Attend
 from models.split import SplitConsumer, whole_groups
@@ -87,8 +88,13 @@ def pass_costs(config: UNetConfig, size: Sequence[int] | None = None, context_le
 
     The counting rule is the one behind the paper's figures: multiplications of every convolution with one addition of
     its bias per output, of every linear layer with its bias once, and two operations per normalised element.
+
+    Raises InputError for a size that cannot be halved as often as the network does.
     """
     height, width = size or (config.resolution, config.resolution)
+    multiple = 2 ** (config.num_levels - 1)
+    if any(side < multiple or side % multiple for side in (height, width)):
+        raise InputError(f"an input of {height}x{width} is no multiple of {multiple}, which this network needs")
     with torch.device("meta"):
         network = UNet(config).eval()
         x, t = torch.empty(1, config.in_channels, height, width), torch.empty(1)

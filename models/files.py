@@ -42,8 +42,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     """Writes one safetensors file, by `write_atomically`."""
 
     def write(unfinished: Path) -> None:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
         try:
             save_file(dict(tensors), unfinished, dict(metadata))
+            unfinished.chmod(mode)  # safetensors' own is for the owner alone
         except SafetensorError as error:  # a full disk, say, which safetensors reports as an error of its own
             raise OSError(str(error)) from error
 

@@ -28,8 +28,8 @@ def train(config: TrainConfig) -> Path:
     """Trains, or goes on training, in the folder config.out -> the finished checkpoint.
 
     The folder receives the state and a grid of samples at every save, and model.safetensors at the end.
-    Raises InputError for a model that cannot be trained, data that cannot be read, a folder that holds the state of
-    another run, and a loss that is no longer finite.
+    Raises InputError for a model that cannot be trained, data that cannot be read, a folder that holds something else,
+    and a loss that is no longer finite.
     """
     model = model_config(config.model)
     _check_trainable(model, config.model)
@@ -39,6 +39,10 @@ def train(config: TrainConfig) -> Path:
     trainer = Trainer(config, model, device)
     if (out / "state.pt").exists():
         trainer.load(out / "state.pt")
+    else:
+        out.mkdir(parents=True, exist_ok=True)  # whether it can be shows now, and not at the first save
+        if any(not path.name.startswith(".") for path in out.iterdir()):
+            raise InputError(f"{out} exists and is not the folder of an earlier training; choose another out=FOLDER")
     save_steps = max(1, config.save_every // config.batch_size)
     with tqdm(total=config.images, initial=trainer.steps * config.batch_size, unit="image", smoothing=0.02) as bar:
         while trainer.steps < trainer.total_steps:

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import configs
 import models
 from caching import Macs, NoCache, Uniform, pass_costs
+from configs import InputError
 from experiments.model import model_config
 
 # G MACs by our branch number, from the reference networks: facts of the released code
@@ -83,3 +84,9 @@ def test_every_configured_model_can_be_priced():
         network = model_config(path.stem).network
         costs = pass_costs(network, (64, 64) if network.resolution > 64 else None)
         assert len(costs.partial) == network.num_branches
+
+
+@pytest.mark.parametrize("size", [(33, 32), (4, 4), (-8, 8)])
+def test_a_size_that_cannot_be_halved_is_refused(size):
+    with pytest.raises(InputError, match="is no multiple of 8"):
+        pass_costs(model_config("cifar10").network, size)

@@ -44,3 +44,9 @@ def test_safetensors_are_written_with_their_metadata(tmp_path):
     write_safetensors(tmp_path / "a", {"x": torch.arange(3)}, {"format": "test/1"})
     assert load_file(tmp_path / "a")["x"].tolist() == [0, 1, 2]
     assert b"test/1" in (tmp_path / "a").read_bytes()
+
+
+def test_the_files_may_be_read_by_whom_the_user_lets(tmp_path):
+    write_safetensors(tmp_path / "weights.safetensors", {"x": torch.ones(2)}, {})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -218,6 +218,14 @@ def test_the_sweeps_that_come_with_the_project_mean_something_in_every_corner(sw
     assert len(made) in (16, 48, 864)
 
 
+def test_settings_win_over_whole_policies_wherever_these_stand(tmp_path):
+    grid = {"policy.interval": [2, 3], "policy": ["uniform", {"name": "nonuniform", "center": 1}]}
+    made = [each.row.config.policy for each in combinations(config_of(tmp_path, grid=grid)) if each.row]
+    assert [(policy["name"], policy["interval"]) for policy in made] == [
+        ("uniform", 2), ("nonuniform", 2), ("uniform", 3), ("nonuniform", 3),
+    ]  # fmt: skip
+
+
 def test_settings_are_contrasted_where_all_else_is_equal():
     axes = {"interval": ["3", "5"], "forecaster": ["reuse", "auto", "line"]}
     found = {

@@ -150,6 +150,17 @@ def test_what_the_operating_system_said_is_not_covered_up(config, trainer, monke
         trainer.save(Path(config.out) / "state.pt")
 
 
+def test_a_folder_with_something_else_in_it_is_refused_before_the_first_step(config, monkeypatch):
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("a step was taken"))
+    folder = Path(config.out)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="not the folder of an earlier training"):
+        train(config)
+    with pytest.raises(OSError, match=r"thesis\.tex"):  # a file: nothing can be written into it
+        train(replace(config, out=str(folder / "thesis.tex" / "run")))
+
+
 def test_a_finished_run_is_not_trained_further(config, monkeypatch):
     train(config)
     interrupt_after(monkeypatch, 6)
