@@ -11,7 +11,7 @@ import configs
 import models
 from configs import InputError
 from experiments.model import model_config
-from experiments.pipeline import PRECISIONS
+from experiments.precision import PRECISIONS
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from configs import InputError
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import Strategy
 from experiments.model import model_config
+from experiments.precision import PRECISIONS
 from experiments.prompts import read_prompts
 from models import ClassEmbedder, Parts, TextEncoder
 from samplers import ConditionalDenoiser, Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, guide
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.benchmark.variants import PRECISIONS
+from experiments.precision import PRECISIONS
 
 
 @dataclass(frozen=True)

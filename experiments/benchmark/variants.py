@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from configs import InputError, nearest
+from experiments.precision import PRECISIONS
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # What runs the network; the classes are in engines.py. The value is the memory format that it runs in by itself.

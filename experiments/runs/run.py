@@ -14,6 +14,7 @@ from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy, default_forecaster, strategies
 from experiments.model import ModelConfig, model_config
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
+from experiments.precision import emulation_warning
 from experiments.runs import samples
 from experiments.runs.batch_size import AUTO, auto_batch_size
 from experiments.runs.blocks import RunFolder, Task
@@ -137,6 +138,8 @@ def begin(job: Job, seeds: range) -> list[Task]:
     if computed >= 2 * len(seeds):
         sentences.append(f"{computed} images are computed for {len(seeds)}: batches are always whole, so that no image "
                          f"depends on the others that were asked for; a smaller batch_size is quicker")  # fmt: skip
+    if tasks and (slow := emulation_warning(job.pipeline.config.precision, job.pipeline.device)):
+        sentences.append(slow)
     for sentence in sentences:
         print(sentence, file=sys.stderr)
     return tasks

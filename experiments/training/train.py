@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from configs import InputError
 from experiments.data import Images, data_name, open_images
 from experiments.images import save_grid
 from experiments.model import ModelConfig, model_config, pick_device
+from experiments.precision import emulation_warning
 from experiments.training.trainer import STORES, TrainConfig, Trainer, generator
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 
@@ -35,6 +37,8 @@ def train(config: TrainConfig) -> Path:
     _check_trainable(model, config.model)
     device = pick_device(config.device)
     images = open_images(config.data, "train", model.network.in_channels, model.network.resolution)
+    if sentence := emulation_warning(config.precision, device):
+        print(f"{sentence}; precision=fp32 trains sooner", file=sys.stderr)
     out = Path(config.out)
     trainer = Trainer(config, model, device)
     if (out / "state.pt").exists():

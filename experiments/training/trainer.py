@@ -37,6 +37,7 @@ class TrainConfig:
     batch_size: int = 128
     learning_rate: float = 4e-4  # peak; warmed up over the first 2%, then a cosine down to 0
     ema_decay: float = 0.999
+    snr_clip: float | None = None  # γ of the weights min(SNR, γ)/SNR of the loss; null: every timestep counts alike
     grad_clip: float = 1.0
     flip: bool = False  # random horizontal flips
     precision: str = "bf16"  # of the forward and backward pass: bf16 | fp32; the weights stay fp32
@@ -56,6 +57,8 @@ class TrainConfig:
         for name in ("learning_rate", "grad_clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.snr_clip is not None and not self.snr_clip > 0:
+            raise InputError(f"snr_clip must be above 0, or null for equal weights, not {self.snr_clip}")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must lie in 0..1 (1 excluded), not {self.ema_decay}")
 
@@ -68,7 +71,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, model: ModelConfig, device: torch.device) -> None:
         self.config, self.model, self.device = config, model, device
-        self.network = _initial(config, model.network).to(device)
+        # The layout that convolutions are fastest in, and their gradients.
+        self.network = _initial(config, model.network).to(device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
         self.alphas_cumprod = torch.from_numpy(model.diffusion.alphas_cumprod()).float().to(device)
@@ -77,7 +81,7 @@ class Trainer:
         self.seconds = 0.0
 
     def train_step(self, x0: Tensor) -> Tensor:
-        """One optimiser step on images x0 (B, C, H, W) in [-1, 1] -> the loss, mean of |eps - eps_θ|²."""
+        """One optimiser step on images x0 (B, C, H, W) in [-1, 1] -> the loss, mean of w(t)·|eps - eps_θ|²."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(self.steps, self.total_steps)
         t, eps = self.draw(x0)
@@ -85,7 +89,7 @@ class Trainer:
         x = a.sqrt() * x0 + (1 - a).sqrt() * eps
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             predicted, _ = self.network(x, t)
-        loss = nn.functional.mse_loss(predicted.float(), eps)
+        loss = (loss_weight(a, self.config.snr_clip) * (predicted.float() - eps).square()).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
@@ -143,6 +147,17 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.seconds = state["steps"], state["seconds"]
+
+
+def loss_weight(alphas_cumprod: Tensor, snr_clip: float | None) -> Tensor | float:
+    """w = min(SNR, γ)/SNR with SNR = ᾱ/(1 - ᾱ) and γ = snr_clip, for networks that predict the noise (Hang et al.
+    2023, min-SNR-γ). None is 1, the simple loss of Ho et al. 2020, eq. 14.
+
+    Most of the simple loss, and of its gradients' noise, lies where noise is too weak to be seen.
+    """
+    if snr_clip is None:
+        return 1.0
+    return (snr_clip * (1 - alphas_cumprod) / alphas_cumprod).clamp(max=1)
 
 
 def learning_rate_factor(step: int, total: int) -> float:

@@ -19,7 +19,7 @@ from configs import InputError
 from experiments.data import ArrayImages
 from experiments.model import model_config
 from experiments.training.train import batch, train
-from experiments.training.trainer import TrainConfig, Trainer, ema_decay, generator, learning_rate_factor
+from experiments.training.trainer import TrainConfig, Trainer, ema_decay, generator, learning_rate_factor, loss_weight
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -232,6 +232,21 @@ def test_the_loss_is_of_ho_et_al(trainer):
     torch.testing.assert_close(trainer.train_step(x0), (predicted - eps).square().mean())
 
 
+def test_min_snr_weights_spare_the_weak_noise():
+    alphas_cumprod = torch.tensor([0.99, 5 / 6, 0.5, 0.01])  # signal to noise 99, 5, 1 and 1/99
+    torch.testing.assert_close(loss_weight(alphas_cumprod, 5.0), torch.tensor([5 / 99, 1.0, 1.0, 1.0]))
+    assert loss_weight(alphas_cumprod, None) == 1
+
+
+def test_the_loss_is_weighted(config):
+    config = replace(config, snr_clip=1e-3)
+    trainer = Trainer(config, model_config(config.model), CPU)
+    t, eps = trainer.draw(torch.zeros(4, 1, 4, 4))  # the network predicts nothing yet
+    weights = loss_weight(trainer.alphas_cumprod[t], 1e-3).view(4, 1, 1, 1)
+    assert len(weights.unique()) > 1
+    torch.testing.assert_close(trainer.train_step(torch.zeros(4, 1, 4, 4)), (weights * eps.square()).mean())
+
+
 def test_the_network_starts_by_predicting_nothing(trainer):
     predicted, _ = trainer.network(torch.randn(2, 1, 4, 4), torch.tensor([0, 4]))
     assert torch.equal(predicted, trainer.network.conv_out.bias.view(1, 1, 1, 1).expand(2, 1, 4, 4))
@@ -404,6 +419,7 @@ def test_networks_that_predict_more_than_noise_are_refused(config, change, sente
         ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"learning_rate": 0.0}, r"learning_rate must be above 0, not 0\.0"),
         ({"grad_clip": float("nan")}, "grad_clip must be above 0, not nan"),
+        ({"snr_clip": 0.0}, r"snr_clip must be above 0, or null for equal weights, not 0\.0"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in 0\.\.1"),
         ({"precision": "fp8"}, "precision 'fp8' does not exist"),
         ({"store": "int8"}, "store 'int8' does not exist"),
