@@ -181,7 +181,10 @@ def distinct(stored: Sequence[Moment], clock: str) -> tuple[list[float], list[in
 
 def combine(weights: Sequence[float], features: Sequence[Feature]) -> Feature:
     """Σ w_k F_k, part by part where features have several. A feature taken as it is comes back itself, without a copy
-    or a rounding."""
+    or a rounding. Raises InputError where there is not one weight for each feature."""
+    if len(weights) != len(features):
+        raise InputError(f"the forecaster gives {len(weights)} weights for {len(features)} stored features; `weights` "
+                         "must return one for each of `stored`")  # fmt: skip
     if weights[0] == 1 and not any(weights[1:]):
         return features[0]
     return each(lambda *tensors: _combine(weights, tensors), *features)

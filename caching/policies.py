@@ -169,7 +169,8 @@ def quad_centre(steps: int, interval: int, center: int, power: float) -> list[in
     tried again. Raises InputError where that leads to no schedule of k = ceil(T / N) full passes.
     """
     if not 0 <= center < steps:
-        raise InputError(f"center must lie in 0..{steps - 1}, not {center}")
+        raise InputError(f"center must lie in 0..{steps - 1}, not {center}, where a nonuniform schedule has {steps} "
+                         f"steps; give policy.center, e.g. {steps // 3}")  # fmt: skip
     wanted = math.ceil(steps / interval)
     p = power
     while p > 1:
@@ -184,7 +185,7 @@ def quad_centre(steps: int, interval: int, center: int, power: float) -> list[in
         p -= 0.02
     raise InputError(
         f"there is no non-uniform schedule of {wanted} full passes over {steps} steps with center {center} and power "
-        f"{power}; take another center, a larger interval, or uniform"
+        f"{power}; take another policy.center, a larger policy.interval, or policy.name=uniform"
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 import configs
 from configs import InputError
+from experiments import options, plugins
 from experiments.runs.world import is_first, join
 from models.memory import keep_freed_memory
 
@@ -24,19 +25,22 @@ def main(
     doc: str,
     default: str | None = None,
     argument: str | None = None,
+    replaced: Sequence[str] = (),
     words: Sequence[str] | None = None,
 ) -> None:
     """Runs `run` on the configuration that the command line means.
 
     `[CONFIG] [key=value ...]` where the script has a `default` file: CONFIG is another YAML file, or the name of one
     beside it. Else `[ARGUMENT] [key=value ...]`, where ARGUMENT is the value of the key `argument`, if there is one.
-    words: the command line; None is the process's own. `--some-key` is short for some_key=true.
+    replaced: keys whose value on the command line takes the place of the default file's, and is not merged into it.
+    words: the command line; None is the process's own. `--some-key` is short for some_key=true. `import=FILE.py`, or a
+      list, runs files that register policies and forecasters of the user's own.
 
     Exit status 0; 2 after bad input, in one sentence on stderr; 130 when interrupted.
     """
     words = list(sys.argv[1:] if words is None else words)
     if any(word in ("-h", "--help") for word in words):
-        print(doc.strip())
+        print(f"{doc.strip()}\n\n{options.describe(schema)}")
         return
     words = [_flag(word) for word in words]
     keep_freed_memory()
@@ -45,6 +49,10 @@ def main(
         first = words.pop(0) if words and "=" not in words[0] and (default or argument) else None
         layers = {} if default is None else _read(first or default, Path(default).parent.name)
         given = configs.parse_words(words)
+        imported = given.pop("import", [])
+        plugins.load(imported if isinstance(imported, list) else [str(imported)])
+        for key in given.keys() & replaced if first is None else ():
+            layers[default].pop(key, None)
         if argument is not None and first is not None:
             given = {argument: first, **given}
         layers["the command line"] = given

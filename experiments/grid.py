@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -56,13 +57,14 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
         if isinstance(chosen, PlanFile):
             made.append(Strategy(f"plan {Path(chosen.file).stem}", chosen, chosen.forecaster))
             continue
+        name = label(_complete(settings, chosen))
         if isinstance(chosen, NoCache):  # which forecasts nothing
-            made.append(Strategy(label(settings), chosen, Reuse()))
+            made.append(Strategy(name, chosen, Reuse()))
             continue
         for words in expand(default_forecaster(chosen, sampler) if is_auto else forecaster, FORECASTERS):
             forecast = make_forecaster(words)
-            name = label(settings) if isinstance(forecast, Reuse) else f"{label(settings)} {label(words)}"
-            made.append(Strategy(name, chosen, forecast))
+            of_forecast = [] if isinstance(forecast, Reuse) else [label(_complete(words, forecast))]
+            made.append(Strategy(" ".join([name, *of_forecast]), chosen, forecast))
     names = [strategy.name for strategy in made]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"two of the strategies would be called {twice[0]!r}; give each value once, and plan files "
@@ -99,14 +101,14 @@ def expand(settings: Mapping[str, Any], known: Mapping[str, type]) -> list[dict[
     for key, value in settings.items():
         if value == [] and not _takes_list(hints.get(key)):
             raise InputError(f"{key}=[] leaves nothing to run; give it a value")
-        is_axis = isinstance(value, list) and not _takes_list(hints.get(key))
+        is_axis = isinstance(value, list) and (not _takes_list(hints.get(key)) or _is_lists(value, hints[key]))
         axes.append([(key, item) for item in value] if is_axis else [(key, value)])
     return [dict(combination) for combination in itertools.product(*axes)]
 
 
 def label(settings: Mapping[str, Any]) -> str:
     """A policy's settings as people write them: "uniform interval=5 branch=2"."""
-    words = [f"{key}={value}" for key, value in settings.items() if key != "name" and not isinstance(value, list)]
+    words = [f"{key}={_short(value)}" for key, value in settings.items() if key != "name"]
     return " ".join([str(settings.get("name", "none")), *words])
 
 
@@ -115,5 +117,26 @@ def folder_name(name: str) -> str:
     return name.replace(" ", "-").replace("=", "").replace("/", "-")
 
 
+def _complete(settings: Mapping[str, Any], made: Any) -> dict[str, Any]:
+    """The settings, and the numbers that the object made from them took where they are silent."""
+    values = {each.name: getattr(made, each.name) for each in fields(made) if each.name not in settings}
+    return {**settings, **{key: value for key, value in values.items() if type(value) in (int, float)}}
+
+
+def _short(value: Any) -> str:
+    """A value within a name; of a long list its length."""
+    if not isinstance(value, list):
+        return str(value)
+    if any(isinstance(item, list) for item in value) or len(value) > 8:
+        return f"[{len(value)} entries]"
+    return ",".join(map(str, value))
+
+
 def _takes_list(hint: Any) -> bool:
     return any(get_origin(option) is list for option in (hint, *get_args(hint)))
+
+
+def _is_lists(value: list, hint: Any) -> bool:
+    """Are these several values for a setting whose one value is a list of numbers?"""
+    of_numbers = any(get_args(option) in ((int,), (float,)) for option in (hint, *get_args(hint)))
+    return of_numbers and bool(value) and all(isinstance(item, list) for item in value)

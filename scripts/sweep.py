@@ -1,7 +1,8 @@
 """Every combination of a grid of settings: python scripts/sweep.py [SWEEP] [key=value ...]
 
 SWEEP is a YAML file or its name in configs/sweeps (default interval_branch, on the bundled digits). Any key of a
-sampling run can be given, or varied below `grid`:
+sampling run can be given, or varied below `grid`: in place of the default's grid, or beside that of a SWEEP which is
+named.
   python scripts/sweep.py num_images=16
   python scripts/sweep.py interval_branch grid.policy.interval=[2,3,5] num_images=64 out=outputs/mine
   python scripts/sweep.py policy_forecaster
@@ -27,4 +28,4 @@ def sweep(config: SweepConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(sweep, SweepConfig, default="configs/sweeps/interval_branch.yaml", doc=__doc__)
+    main(sweep, SweepConfig, default="configs/sweeps/interval_branch.yaml", replaced=["grid"], doc=__doc__)

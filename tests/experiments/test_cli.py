@@ -5,11 +5,13 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import MISSING
 
+import configs
 from configs import InputError
 from experiments.cli import end_if_rows_failed, main
 
@@ -36,6 +38,11 @@ class Look:
 @dataclass(frozen=True)
 class Cost:
     model: str = "none"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    grid: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture
@@ -72,6 +79,24 @@ def test_words_win_over_the_file_and_the_file_over_the_schema(default):
     assert seen(Job, [], default=default) == Job(2)
     assert seen(Job, ["inner.steps=7"], default=default) == Job(2, Inner(7))
     assert seen(Job, ["images=9"], default=default) == Job(9)
+
+
+def test_a_replaced_key_takes_the_place_of_the_default_file_s(tmp_path):
+    (tmp_path / "default.yaml").write_text("grid: {a: 1}\n")
+    (tmp_path / "other.yaml").write_text("grid: {a: 2}\n")
+    default = {"default": str(tmp_path / "default.yaml"), "replaced": ["grid"]}
+    assert seen(Sweep, [], **default).grid == {"a": 1}
+    assert seen(Sweep, ["grid.b=3"], **default).grid == {"b": 3}
+    assert seen(Sweep, [str(tmp_path / "other.yaml"), "grid.b=3"], **default).grid == {"a": 2, "b": 3}
+
+
+@pytest.mark.parametrize("words", [["import={}"], ["import=[{}]"]])
+def test_files_of_the_user_are_run_before_anything_is_read(tmp_path, monkeypatch, words):
+    file = tmp_path / "mine.py"
+    file.write_text("import configs\nconfigs.imported = True\n")
+    monkeypatch.setattr("configs.imported", False, raising=False)
+    assert seen(Job, [word.format(file) for word in words]) == Job()
+    assert configs.imported
 
 
 def test_fp32_is_not_rounded_to_tf32(monkeypatch):
@@ -140,7 +165,10 @@ def test_a_missing_argument_ends_in_one_line(capsys):
 @pytest.mark.parametrize("word", ["-h", "--help"])
 def test_help_prints_the_doc_and_runs_nothing(capsys, word):
     main(pytest.fail, Job, doc="\nWhat this does.\n", default="nowhere.yaml", words=["images=x", word])
-    assert capsys.readouterr() == ("What this does.\n", "")
+    out, err = capsys.readouterr()
+    assert out.startswith("What this does.\n\nKeys, ")
+    assert "\n  inner.steps=5\n" in out
+    assert err == ""
 
 
 @pytest.mark.parametrize(

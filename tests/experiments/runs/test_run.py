@@ -150,6 +150,24 @@ def test_lists_stand_for_every_combination():
 
 
 @pytest.mark.parametrize(
+    ("policy", "names"),
+    [
+        ({"name": "adaptive"}, ["adaptive bound=1.6 branch=1 scale=1.0 power=0.3 max_age=10 warm_up=1"]),
+        ({"name": "threshold", "branch": 0}, ["threshold branch=0 threshold=0.07"]),
+        ({"name": "nested", "branches": [-1, 1], "refresh": [2, 4]}, ["nested branches=-1,1 refresh=2,4"]),
+        ({"name": "nested", "branches": [1], "refresh": [[0, 3]]}, ["nested branches=1 refresh=[1 entries]"]),
+        (
+            {"name": "nested", "branches": [[-1, 1], [-1, 2]], "refresh": [2, 4]},
+            ["nested branches=-1,1 refresh=2,4", "nested branches=-1,2 refresh=2,4"],
+        ),
+        ({"name": "explicit", "full": list(range(0, 100, 9)), "branch": 1}, ["explicit full=[12 entries] branch=1"]),
+    ],
+)
+def test_a_name_says_what_the_settings_leave_open(policy, names):
+    assert [strategy.name for strategy in strategies(policy, {"name": "reuse"}, sampler_named())] == names
+
+
+@pytest.mark.parametrize(
     ("sampler", "policy", "forecaster"),
     [
         ({}, {"interval": 9}, Lagrange(2)),  # 12 full passes
@@ -185,7 +203,11 @@ def test_each_of_several_policies_has_the_default_that_suits_it(tiny, tmp_path):
     [
         ({"name": "uniform"}, {"name": "auto", "order": 3}, "'auto' has no key 'order'"),
         ({"name": "none"}, {"name": "linear"}, "'linear' does not exist; known: auto"),
-        ({"name": "uniform", "interval": [2, 3, 2]}, {"name": "reuse"}, "would be called 'uniform interval=2'"),
+        (
+            {"name": "uniform", "interval": [2, 3, 2]},
+            {"name": "reuse"},
+            "would be called 'uniform interval=2 branch=0'",
+        ),
         ({"name": "uniform", "interval": []}, {"name": "reuse"}, r"interval=\[\] leaves nothing"),
     ],
 )
@@ -198,8 +220,8 @@ def test_every_policy_meets_every_forecaster_that_is_listed():
     policy = {"name": "uniform", "interval": [3, 5]}
     chosen = strategies(policy, {"name": "lagrange", "order": [1, 2]}, sampler_named())
     assert [strategy.name for strategy in chosen] == [
-        "uniform interval=3 lagrange order=1", "uniform interval=3 lagrange order=2",
-        "uniform interval=5 lagrange order=1", "uniform interval=5 lagrange order=2",
+        "uniform interval=3 branch=0 lagrange order=1", "uniform interval=3 branch=0 lagrange order=2",
+        "uniform interval=5 branch=0 lagrange order=1", "uniform interval=5 branch=0 lagrange order=2",
     ]  # fmt: skip
     assert len(strategies({"name": "none"}, {"name": "lagrange", "order": [1, 2]}, sampler_named())) == 1
 
