@@ -47,10 +47,11 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
 
     Raises InputError as make_policy and make_forecaster do, and where `auto` is to fit a plan that does not exist.
     """
-    is_auto = forecaster["name"] == "auto"
-    configs.one_of(forecaster["name"], ["auto", *FORECASTERS], "the forecaster")
-    if is_auto:
-        configs.check_keys(forecaster, ["name"], "the forecaster 'auto'")
+    forecasts = expand(forecaster, FORECASTERS)
+    for words in forecasts:
+        configs.one_of(words["name"], ["auto", *FORECASTERS], "the forecaster")
+        if words["name"] == "auto":
+            configs.check_keys(words, ["name"], "the forecaster 'auto'")
     made: list[Strategy] = []
     for settings in expand(policy, POLICIES):
         chosen = make_policy(settings)
@@ -61,7 +62,8 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
         if isinstance(chosen, NoCache):  # which forecasts nothing
             made.append(Strategy(name, chosen, Reuse()))
             continue
-        for words in expand(default_forecaster(chosen, sampler) if is_auto else forecaster, FORECASTERS):
+        for words in forecasts:
+            words = default_forecaster(chosen, sampler) if words["name"] == "auto" else words
             forecast = make_forecaster(words)
             of_forecast = [] if isinstance(forecast, Reuse) else [label(_complete(words, forecast))]
             made.append(Strategy(" ".join([name, *of_forecast]), chosen, forecast))

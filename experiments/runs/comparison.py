@@ -12,21 +12,33 @@ from torch import Tensor
 from experiments.images import to_image
 from models.files import write_atomically
 
-DIFFERENCE_GAIN = 4  # differences are small; shown this many times brighter
+GAINS = (64, 32, 16, 8, 4, 2, 1)  # differences are small: they are shown so many times brighter
+SATURATED = 0.02  # share of a row that may come out brighter than can be shown
 LABEL_WIDTH, MARGIN, GAP, SMALLEST_CELL, LARGEST_CELL = 190, 8, 4, 64, 256
 COLUMNS = 8  # images shown
 
 
 def save_comparison(runs: Sequence[tuple[str, Tensor]], first_is_reference: bool, path: Path) -> None:
     """Writes one PNG: a row of images (N, C, H, W) uint8 per run, and below each run but the reference a row of
-    |difference| to it."""
-    rows = []
-    for i, (name, images) in enumerate(runs):
+    |difference| to it. All differences are brightened alike, as much as the largest of them allow."""
+    (first, reference), *others = runs
+    rows = [(first, reference)]
+    differences = [(images.int() - reference.int()).abs() for _, images in others] if first_is_reference else []
+    gain = _gain(differences)
+    for i, (name, images) in enumerate(others):
         rows.append((name, images))
-        if first_is_reference and i:
-            difference = (images.int() - runs[0][1].int()).abs() * DIFFERENCE_GAIN
-            rows.append((f"|difference| x {DIFFERENCE_GAIN}", difference.clamp(max=255).to(torch.uint8)))
+        if differences:
+            rows.append((f"|difference| x {gain}", (differences[i] * gain).clamp(max=255).to(torch.uint8)))
     write_atomically(path, lambda unfinished: _draw(rows).save(unfinished, format="png"))
+
+
+def _gain(differences: Sequence[Tensor]) -> int:
+    """The largest gain at which hardly anything of any row is saturated."""
+
+    def is_fine(gain: int) -> bool:
+        return all((row * gain > 255).float().mean() <= SATURATED for row in differences)
+
+    return next((gain for gain in GAINS if is_fine(gain)), GAINS[-1])
 
 
 def _draw(rows: Sequence[tuple[str, Tensor]]) -> Image.Image:

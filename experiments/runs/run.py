@@ -163,6 +163,8 @@ def identity(
     network = {key: value for key, value in asdict(model).items() if key not in ("checkpoints", "paper_group_norms")}
     if config.forecaster["name"] == "auto":
         settings["forecaster"] = meant_by_auto(chosen, sampler_of(config))
+    elif "auto" in config.forecaster["name"]:  # one of several
+        settings["forecaster"] = {**config.forecaster, "auto": meant_by_auto(chosen, sampler_of(config))}
     if config.prompts is not None:
         settings["prompts"] = json_digest(pipeline.prompts)
     plans = [asdict(strategy.policy.saved) for strategy in chosen if isinstance(strategy.policy, PlanFile)]

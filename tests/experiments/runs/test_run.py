@@ -224,6 +224,8 @@ def test_every_policy_meets_every_forecaster_that_is_listed():
         "uniform interval=5 branch=0 lagrange order=1", "uniform interval=5 branch=0 lagrange order=2",
     ]  # fmt: skip
     assert len(strategies({"name": "none"}, {"name": "lagrange", "order": [1, 2]}, sampler_named())) == 1
+    chosen = strategies({"name": "uniform"}, {"name": ["reuse", "auto"]}, sampler_named())
+    assert [strategy.forecaster for strategy in chosen] == [Reuse(), Lagrange(2)]
 
 
 @pytest.mark.parametrize("config", sorted(configs.FOLDER.glob("*.yaml")))
