@@ -16,6 +16,7 @@ evaluation and image by image. To add one, write a frozen dataclass with a `bran
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -28,14 +29,16 @@ class Probe(NamedTuple):
 
     evaluation: int  # counted from the noisy end
     num_evals: int
-    # Of the skip s at the branch, at every evaluation since the last refresh, this one last:
+    refreshed: int  # the evaluation of the last refresh
+    # Of the skip s at the branch, at every call since the last refresh, this one last. (Where guidance is not computed
+    # everywhere, its unconditional half is called at some evaluations only.)
     changes: tuple[float, ...]  # |s - s_refresh| / |s_refresh|, since the refresh
     steps: tuple[float, ...]  # |s - s_before| / |s_before|, since the evaluation before
 
     @property
     def age(self) -> int:
         """Evaluations since the last refresh; 1 right after it."""
-        return len(self.changes)
+        return self.evaluation - self.refreshed
 
     @property
     def change(self) -> float:
@@ -102,9 +105,10 @@ class Adaptive:
     def __post_init__(self) -> None:
         if not self.bound >= 0:
             raise InputError(f"bound must be 0 (no caching) or above, not {self.bound}")
-        for name in ("scale", "power"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"scale must be above 0, not {self.scale}")
+        if not 0 < self.power <= 10:
+            raise InputError(f"power must lie above 0 and not above 10, not {self.power}")
         if self.max_age is not None and self.max_age < 1:
             raise InputError(f"max_age must be at least 1 (1 is no caching), or null for no limit, not {self.max_age}")
         if self.warm_up < 1:

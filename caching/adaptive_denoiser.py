@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from caching.adaptive import AdaptivePolicy, Probe
-from caching.denoiser import CachedDenoiser, check_under_way, moments
+from caching.denoiser import CachedDenoiser, check_under_way, moments, same_shape
 from caching.forecast import Forecaster, Moment
 from caching.plan import Depth, Plan
 from caching.policies import Policy
@@ -42,19 +42,20 @@ class AdaptiveDenoiser:
         self._num_evals = 0
         self._moments: list[Moment] = []
         self._images: list[_Image] = []
+        self._shape: torch.Size | None = None  # of the batch, within a trajectory
         self._refresh: Tensor | None = None  # skip b of every row (B, C, H, W) at its last refresh,
         self._before: Tensor | None = None  # and at the evaluation before this one
 
     def begin(self, num_evals: int, log_snr: Sequence[float] | None = None, at: Sequence[int] | None = None) -> None:
         """As CachedDenoiser.begin. Raises InputError where the network lacks the policy's branch."""
+        self._moments, self.evaluations, self._images, self._shape = [], 0, [], None
+        self._refresh = self._before = None
+        self.store.reset()
         inner = self.unet.num_branches - 1
         if not 0 <= self.policy.branch <= inner:
             raise InputError(f"the policy's branch {self.policy.branch} does not exist; this network has branches 0 "
                              f"(outermost) to {inner}")  # fmt: skip
-        self._moments = moments(num_evals, log_snr, at)
-        self._num_evals, self.evaluations, self._images = num_evals, 0, []
-        self._refresh = self._before = None
-        self.store.reset()
+        self._moments, self._num_evals = moments(num_evals, log_snr, at), num_evals
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -69,11 +70,12 @@ class AdaptiveDenoiser:
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """One network evaluation: x (B, C, H, W), t (B,), cond as UNet.forward -> eps (B, out_channels, H, W).
 
-        Raises InputError when called more often than begin() said, or before it, and for a batch of another size than
+        Raises InputError when called more often than begin() said, or before it, and for a batch of another shape than
         at the trajectory's first evaluation.
         """
         check_under_way(self.evaluations, len(self._moments))
-        self._check_batch(len(x))
+        self._shape = same_shape(x, self._shape)
+        self._images = self._images or self._images_of(len(x))
         branch = self.policy.branch
         emb, context = self.unet.embed(t, cond)
         skips = self.unet.descend(x, emb, context, 0, branch + 1)
@@ -85,6 +87,7 @@ class AdaptiveDenoiser:
 
     def _decide(self, skip: Tensor) -> list[int]:
         """Probes skip b (B, C, H, W) -> the rows to refresh, ascending; notes the decisions in the traces."""
+        now = self._moments[self.evaluations].evaluation
         due = [True] * len(self._images)
         if self._refresh is not None and self._before is not None:
             both = torch.stack([_relative_change(skip, self._refresh), _relative_change(skip, self._before)])
@@ -92,10 +95,9 @@ class AdaptiveDenoiser:
             changes, steps = by_image.tolist()  # waits for the device
             for i, image in enumerate(self._images):
                 image.probe(changes[i], steps[i])
-                now = self._moments[self.evaluations].evaluation
-                due[i] = self.policy.due(Probe(now, self._num_evals, tuple(image.changes), tuple(image.steps)))
+                due[i] = self.policy.due(image.as_probe(now, self._num_evals))
         for image, is_due in zip(self._images, due, strict=True):
-            image.decide(None if is_due else self.policy.branch)
+            image.decide(None if is_due else self.policy.branch, now)
         rows = [row for row, is_due in enumerate(due * self.rows_per_image) if is_due]
         self._before = skip
         if self._refresh is None:
@@ -135,16 +137,11 @@ class AdaptiveDenoiser:
             weights[history] = [1.0] if is_fresh else self.forecaster.weights(stored, now, self.policy.branch)
         return [weights[history] for history in histories]
 
-    def _check_batch(self, num_rows: int) -> None:
-        if not self._images:
-            if num_rows % self.rows_per_image:
-                raise InputError(f"a batch of {num_rows} rows is no multiple of the {self.rows_per_image} rows that an "
-                                 "image has under guidance")  # fmt: skip
-            self._images = [_Image() for _ in range(num_rows // self.rows_per_image)]
-        begun_with = len(self._images) * self.rows_per_image
-        if num_rows != begun_with:
-            raise InputError(f"the batch changed size within a trajectory, from {begun_with} to {num_rows}; call "
-                             "begin() first")  # fmt: skip
+    def _images_of(self, num_rows: int) -> list[_Image]:
+        if num_rows % self.rows_per_image:
+            raise InputError(f"a batch of {num_rows} rows is no multiple of the {self.rows_per_image} rows that an "
+                             "image has under guidance")  # fmt: skip
+        return [_Image() for _ in range(num_rows // self.rows_per_image)]
 
 
 Cached = CachedDenoiser | AdaptiveDenoiser
@@ -167,15 +164,19 @@ class _Image:
         self.trace: list[Depth] = []
         self.changes: list[float] = []
         self.steps: list[float] = []
+        self.refreshed = 0  # the evaluation of the last refresh
+
+    def as_probe(self, evaluation: int, num_evals: int) -> Probe:
+        return Probe(evaluation, num_evals, self.refreshed, tuple(self.changes), tuple(self.steps))
 
     def probe(self, change: float, step: float) -> None:
         self.changes.append(change)
         self.steps.append(step)
 
-    def decide(self, depth: Depth) -> None:
+    def decide(self, depth: Depth, evaluation: int) -> None:
         self.trace.append(depth)
         if depth is None:
-            self.changes, self.steps = [], []
+            self.changes, self.steps, self.refreshed = [], [], evaluation
 
 
 def _relative_change(now: Tensor, then: Tensor) -> Tensor:

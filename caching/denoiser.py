@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from caching.forecast import Forecaster, Moment, combine
@@ -40,6 +41,7 @@ class CachedDenoiser:
         self.branches: tuple[int, ...] = ()  # at which this trajectory keeps features, outermost first
         self._moments: list[Moment] = []
         self._trace: list[Depth] = []
+        self._shape: torch.Size | None = None  # of the batch, within a trajectory
 
     def begin(self, num_evals: int, log_snr: Sequence[float] | None = None, at: Sequence[int] | None = None) -> None:
         """Starts a trajectory of `num_evals` network evaluations; nothing of an earlier one can be read again.
@@ -49,14 +51,13 @@ class CachedDenoiser:
           for all; None is every one. A pass that was due at another is made up at the next call (see `made_up`).
         Raises InputError where the policy has no plan for it or the plan does not fit the network.
         """
-        self.plan = self.policy.plan(num_evals)
-        check_plan(self.plan, num_evals, self.unet.num_branches)
-        self._moments = moments(num_evals, log_snr, at)
-        if at is not None:
-            self.plan = made_up(self.plan, at)
-        self.branches = cached_branches(self.plan)
-        self._trace = []
+        self.plan, self._trace, self._shape = (), [], None  # whatever is refused below, nothing old goes on
         self.store.reset()
+        plan = self.policy.plan(num_evals)
+        check_plan(plan, num_evals, self.unet.num_branches)
+        self._moments = moments(num_evals, log_snr, at)
+        self.plan = plan if at is None else made_up(plan, at)
+        self.branches = cached_branches(self.plan)
 
     @property
     def trace(self) -> Plan:
@@ -76,10 +77,12 @@ class CachedDenoiser:
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """One network evaluation: x (B, C, H, W), t (B,), cond as UNet.forward -> eps (B, out_channels, H, W).
 
-        Raises InputError when called more often than begin() said, or before it.
+        Raises InputError when called more often than begin() said, or before it, and for a batch of another shape than
+        at the trajectory's first evaluation.
         """
         now = self.evaluations
         check_under_way(now, len(self.plan))
+        self._shape = same_shape(x, self._shape)
         depth = self.plan[now]
         feature = None if depth is None else self._forecast(depth, now)
         eps = self._null_step(feature) if depth == NULL else self._pass(x, t, cond, depth, feature)
@@ -130,6 +133,14 @@ def made_up(plan: Plan, at: Sequence[int]) -> Plan:
 
 def _deepest(depths: Plan) -> Depth:
     return max(depths, key=lambda depth: math.inf if depth is None else depth)
+
+
+def same_shape(x: Tensor, before: torch.Size | None) -> torch.Size:
+    """The shape of a batch. Raises InputError where it is another than `before` in the same trajectory."""
+    if before is not None and x.shape != before:
+        raise InputError(f"the batch changed shape within a trajectory, from {list(before)} to {list(x.shape)}; call "
+                         "begin() first")  # fmt: skip
+    return x.shape
 
 
 def check_under_way(done: int, num_evals: int) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 import configs
@@ -191,11 +192,12 @@ def combine(weights: Sequence[float], features: Sequence[Feature]) -> Feature:
 
 
 def _combine(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0] * weights[0]
+    # In float32 at the least: half precision would round every term.
+    total = tensors[0].to(torch.promote_types(tensors[0].dtype, torch.float32)) * weights[0]
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
         if weight:
             total = total.add_(tensor, alpha=weight)
-    return total
+    return total.to(tensors[0].dtype)
 
 
 def _difference(newer: Mapping[int, float], older: Mapping[int, float], apart: float) -> dict[int, float]:

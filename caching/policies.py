@@ -73,23 +73,29 @@ class Nonuniform:
     """The quad-centre schedule as the released code computes it: full passes denser around `center`.
 
     interval: N; there are ceil(T / N) full passes. center: the evaluation, counted from the noisy end, around which
-    they crowd. power: how strongly, above 1. horizon: as in Uniform.
+    they crowd; None is the schedule of the released LDM code, which has no center: they crowd at the noisy end.
+    power: how strongly, above 1. horizon: as in Uniform.
     """
 
     interval: int = 5
     branch: int = 0
-    center: int = 15
+    center: int | None = 15
     power: float = 1.4
     horizon: int | None = None
 
     def __post_init__(self) -> None:
         _check_interval(self.interval)
         _check_horizon(self.horizon)
-        if self.power <= 1:
-            raise InputError(f"power must be above 1, not {self.power}; for evenly spaced full passes take uniform")
+        if not 1 < self.power <= 10:
+            raise InputError(f"power must lie above 1 and not above 10, not {self.power}; for evenly spaced full "
+                             "passes take uniform")  # fmt: skip
 
     def plan(self, num_evals: int) -> Plan:
-        full = quad_centre(self.horizon or num_evals, self.interval, self.center, self.power)
+        steps = self.horizon or num_evals
+        if self.center is None:
+            full = quad(steps, self.interval, self.power)
+        else:
+            full = quad_centre(steps, self.interval, self.center, self.power)
         return partial_between(full, self.branch, num_evals)
 
 
@@ -157,6 +163,13 @@ class Explicit:
         if outside:
             raise InputError(f"full pass {outside[0]} is not an evaluation; the sampler makes 0..{num_evals - 1}")
         return partial_between(self.full or [], self.branch or 0, num_evals)
+
+
+def quad(steps: int, interval: int, power: float) -> list[int]:
+    """The full passes of the released LDM code's schedule: k + 1 points from 0 to T^(1/p), k = ceil(T / N), each raised
+    to the power p and cut towards zero; the last is dropped. Where points fall together there are fewer than k."""
+    points = np.linspace(0, steps ** (1 / power), math.ceil(steps / interval) + 1) ** power
+    return [int(point) for point in np.unique(points.astype(np.int64))[:-1]]
 
 
 def quad_centre(steps: int, interval: int, center: int, power: float) -> list[int]:

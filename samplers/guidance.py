@@ -40,6 +40,8 @@ class GuidanceConfig:
     every: int = 1  # eps_c - eps_u is computed at every n-th guided evaluation, and held in between
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise InputError(f"guidance.scale must be a finite number, not {self.scale}")
         if self.calls not in (None, 1, 2):
             raise InputError(f"guidance.calls must be 1, 2 or null, not {self.calls}")
         if self.every < 1:

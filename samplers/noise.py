@@ -7,15 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from configs import InputError
+
+SEEDS = 2**32  # how many different ones a generator of torch's knows
+
 
 class ImageNoise:
     """Standard normal draws of shape (B, *shape), image i always from a generator of its own.
 
     The generators live on the CPU, whose stream is the same on every machine: an image is then the same at any batch
     size, in any order, on any number of processes. The first draw of a run is x_T.
+
+    Raises InputError for a seed outside 0..2³² - 1: of any other, torch's generators ignore the upper bits.
     """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        if outside := [seed for seed in seeds if not 0 <= seed < SEEDS]:
+            raise InputError(f"the seed of an image must lie in 0..{SEEDS - 1}, not {outside[0]}")
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.shape = tuple(shape)
         self.device = torch.device(device)

@@ -74,7 +74,7 @@ class Recording:
 
 
 def probe(*changes, evaluation=50, num_evals=100):
-    return Probe(evaluation, num_evals, changes, changes)
+    return Probe(evaluation, num_evals, evaluation - len(changes), changes, changes)
 
 
 def test_threshold_asks_for_the_change_since_the_last_refresh():
@@ -110,7 +110,8 @@ def test_the_guards_of_adaptive():
         ({"name": "threshold", "threshold": -1}, "threshold must be 0"),
         ({"name": "adaptive", "bound": -0.1}, "bound must be 0"),
         ({"name": "adaptive", "scale": 0}, "scale must be above 0"),
-        ({"name": "adaptive", "power": -1}, "power must be above 0"),
+        ({"name": "adaptive", "power": -1}, "power must lie above 0"),
+        ({"name": "adaptive", "power": 400}, "not above 10, not 400"),
         ({"name": "adaptive", "max_age": 0}, "max_age must be at least 1"),
         ({"name": "adaptive", "warm_up": 0}, "warm_up must be at least 1"),
         ({"name": "adaptive", "window": [0.5]}, "two fractions"),
@@ -263,8 +264,9 @@ def test_trajectories_that_do_not_fit_are_refused(network):
         denoiser.begin(2, [0.0])
     denoiser.begin(2)
     denoiser(x, t)
-    with pytest.raises(InputError, match="changed size within a trajectory, from 2 to 1"):
-        denoiser(x[:1], t[:1])
+    for other in (x[:1], x[..., :8]):
+        with pytest.raises(InputError, match=r"changed shape within a trajectory, from \[2, 3, 16, 16\] to"):
+            denoiser(other, t[: len(other)])
     denoiser(x, t)
     with pytest.raises(InputError, match="trajectory of 2 network evaluations is over"):
         denoiser(x, t)
@@ -272,6 +274,26 @@ def test_trajectories_that_do_not_fit_are_refused(network):
     paired.begin(1)
     with pytest.raises(InputError, match="a batch of 1 rows is no multiple of the 2"):
         paired(x[:1], t[:1])
+
+
+def test_a_refused_beginning_leaves_nothing_to_go_on_with(network):
+    x, t = torch.zeros(2, 3, 16, 16), torch.full((2,), 500)
+    denoiser = AdaptiveDenoiser(network, Threshold(), Reuse())
+    denoiser.begin(3)
+    denoiser(x, t)
+    with pytest.raises(InputError, match="log_snr has 1 entries"):
+        denoiser.begin(3, [0.0])
+    with pytest.raises(InputError, match="call begin"):
+        denoiser(x, t)
+
+
+def test_the_greatest_age_counts_evaluations_and_not_calls(network):
+    """The unconditional half of guidance that is computed at every fourth evaluation alone."""
+    denoiser = AdaptiveDenoiser(network, Adaptive(bound=NEVER, max_age=8), Reuse())
+    denoiser.begin(20, at=range(0, 20, 4))
+    for _ in range(5):
+        denoiser(torch.zeros(1, 3, 16, 16), torch.tensor([500]))
+    assert denoiser.traces == [(None, 1, None, 1, None)]
 
 
 def test_a_cond_of_another_kind_is_refused(network):

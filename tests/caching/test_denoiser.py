@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import models
-from caching import CachedDenoiser, Explicit, Lagrange, NoCache, Nonuniform, Reuse, Uniform
+from caching import NULL, CachedDenoiser, Explicit, Lagrange, NoCache, Nonuniform, Reuse, Uniform
 from configs import InputError
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 from samplers.sampler import SAMPLERS
@@ -102,12 +102,26 @@ def test_running_past_the_trajectory_is_an_error(recorder):
 
 
 def test_the_batch_cannot_change_within_a_trajectory(network):
-    denoiser = CachedDenoiser(network, Uniform(interval=1, branch=1), Reuse())
-    denoiser = CachedDenoiser(network, Explicit(entries=[None, None, 1]), Reuse())
-    denoiser.begin(3)
+    x = torch.zeros(2, 3, 16, 16)
+    for depth in (None, 1, NULL):
+        denoiser = CachedDenoiser(network, Explicit(entries=[None, depth]), Reuse())
+        denoiser.begin(2)
+        denoiser(x, T)
+        for other in (x[:1], x[..., :8]):
+            with pytest.raises(InputError, match="batch changed shape"):
+                denoiser(other, T[: len(other)])
+        denoiser(x, T)
+
+
+def test_a_refused_beginning_leaves_nothing_to_go_on_with(network):
+    denoiser = CachedDenoiser(network, Explicit(entries=[None, 1, 1, 1]), Reuse())
+    denoiser.begin(4)
     denoiser(torch.zeros(2, 3, 16, 16), T)
-    with pytest.raises(InputError, match="batch changed shape"):
-        denoiser(torch.zeros(1, 3, 16, 16), T[:1])
+    for refused in ({"num_evals": 4, "log_snr": [0.0]}, {"num_evals": 3}):
+        with pytest.raises(InputError, match="entries"):
+            denoiser.begin(**refused)
+        with pytest.raises(InputError, match="call begin"):
+            denoiser(torch.zeros(2, 3, 16, 16), T)
 
 
 @pytest.mark.parametrize(

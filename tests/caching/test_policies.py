@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caching import POLICIES, Explicit, NoCache, Nonuniform, Uniform, full_evals, make_policy
-from caching.policies import quad_centre
+from caching.policies import quad, quad_centre
 from configs import InputError
 
 # facts of the released code, run: (T, N, center, power) -> full passes
@@ -62,8 +62,22 @@ def test_nonuniform_equals_the_released_tables(golden):
     for name, table in golden("sampler_deepcache_nonuniform_tables").config.items():
         words = dict(word.split("=") for word in name.split()[1:])
         total, full = int(words["total"]), table["indices"] if isinstance(table, dict) else table
-        # the LDM code has no centre: x from 0 to T^(1/p)
-        assert quad_centre(total, total / len(full), int(words.get("center", 0)), float(words["pow"])) == full, name
+        interval, power = total / int(words["n"]), float(words["pow"])
+        if "center" in words:
+            assert quad_centre(total, interval, int(words["center"]), power) == full, name
+        else:  # the LDM code has no center
+            assert quad(total, interval, power) == full, name
+
+
+@pytest.mark.parametrize(
+    ("setting", "full"), [((20, 2, 1.5), [0, 1, 3, 5, 7, 9, 11, 14, 17]), ((6, 1, 3.0), [0, 1, 3])]
+)
+def test_without_a_center_points_that_fall_together_are_one(setting, full):
+    """By the formula: unique(int(linspace(0, T^(1/p), k + 1)^p)) without the last."""
+    steps, interval, power = setting
+    line = [i * steps ** (1 / power) / math.ceil(steps / interval) for i in range(math.ceil(steps / interval))]
+    assert sorted({int(point**power) for point in line}) == full
+    assert list(full_evals(Nonuniform(interval, 1, None, power).plan(steps))) == full
 
 
 def test_the_signed_power_reading_of_the_paper_is_another_schedule():
@@ -91,7 +105,8 @@ def test_explicit_plans_are_taken_as_written():
         ({"name": "uniform", "intervall": 3}, "did you mean 'interval'"),
         ({"name": "uniform", "interval": 0}, "interval must be at least 1"),
         ({"name": "uniform", "interval": "often"}, "interval"),
-        ({"name": "nonuniform", "power": 1.0}, "power must be above 1"),
+        ({"name": "nonuniform", "power": 1.0}, "power must lie above 1"),
+        ({"name": "nonuniform", "power": float("inf")}, "not above 10, not inf"),
         ({"name": "none", "branch": 1}, "has no key 'branch'"),
         ({"name": "explicit"}, "either `entries`, or `full`"),
         ({"name": "explicit", "full": [0]}, "either `entries`, or `full`"),

@@ -230,6 +230,7 @@ def test_every_sampler_makes_as_many_calls_as_the_plan(x_t, draws, recorder, nam
         ({"interval": [5.0, 0.3]}, r"0 <= low < high, not \[5.0, 0.3\]"),
         ({"interval": [1.0]}, "two noise levels"),
         ({"scale": 1.0, "every": 2}, "set the scale"),
+        ({"scale": float("nan")}, "guidance.scale must be a finite number, not nan"),
         ({"calls": 1, "interval": [0.3, 5.0]}, "leave guidance.calls out, or set it to 2"),
     ],
 )

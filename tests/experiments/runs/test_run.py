@@ -258,6 +258,8 @@ def test_another_policy_starts_its_settings_afresh():
         (["sampler.name=dim"], "did you mean 'ddim'"),
         (["checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
         (["num_images=0"], "num_images must be at least 1"),
+        (["seed=4294967290"], "the seeds of 16 images must lie in 0..4294967295"),
+        (["seed=-1"], "seed=-1 does not leave room"),
         (["num_images=many"], "num_images"),
         (["model=cifar11"], "did you mean 'cifar10'"),
         (["device=tpu"], "device"),
