@@ -6,8 +6,9 @@ real images once for all rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from experiments.evaluation.references import Reference, open_reference
 from experiments.evaluation.scores import METRICS, NEIGHBOURS, precision_recall, score
 from experiments.evaluation.sets import ImageSet, open_sets
 from experiments.training.classifier import BUNDLED
+from models.download import digest
 
 T = TypeVar("T")
 
@@ -30,6 +32,7 @@ DIGITS = (1, 32, 32)  # the images that the bundled classifier knows; others are
 OF_DIGITS, OF_INCEPTION = ("fd",), ("fid", "sfid", "is", "prc")
 # Under what name a row keeps a metric of experiments/evaluation.
 KEPT = {"FID": "fid", "sFID": "sfid", "IS": "inception_score", "precision": "precision", "recall": "recall"}
+DISTANCES = {"frechet", *KEPT.values()}  # what only real images can say
 BATCH = 50  # images in a feature network at a time
 
 
@@ -57,11 +60,17 @@ class Judges:
         self.device = torch.device(device)
         self._loaded: dict[Any, Any] = {}  # what was loaded, or the sentence that it failed with
 
-    @property
-    def wanted(self) -> set[str]:
-        """Metrics of which a row that can be judged has at least one."""
-        distances = {"frechet", *KEPT.values()} if self.data else set()
-        return distances | ({"clip_score"} if self.clip else set())
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What images are measured against: as given, of files the sha256. Empty where nothing was asked for."""
+        given = {"data": self.data, "inception": self.inception, "clip": self.clip}
+        return {name: _content(source) for name, source in given.items() if source is not None}
+
+    def have_measured(self, judged: Mapping[str, str], metrics: Collection[str]) -> bool:
+        """Have images with these metrics, measured against `judged`, been measured against what is asked for now? Not
+        where nothing came of it: a network that was missing may be there by now."""
+        wanted = [DISTANCES] * (self.data is not None) + [{"clip_score"}] * (self.clip is not None)
+        return not wanted or (judged == self.identity and all(each & set(metrics) for each in wanted))
 
     def measure(self, images: Path, uncached: Path | None, prompts: str | None = None) -> Judged:
         """images: those of a row. uncached: those it is compared with; None for an uncached row. prompts: the file they
@@ -126,6 +135,10 @@ class Judges:
             measure()
         except InputError as error:
             judged.missing.append(f"no {what}: {error}")
+
+
+def _content(source: str) -> str:
+    return digest(Path(source), "sha256") if Path(source).is_file() else source
 
 
 def _precision_recall(samples: Evaluator, reference: Reference, judged: Judged) -> None:

@@ -34,8 +34,9 @@ class Result:
     plan: list[int | None] | None = None  # the depth of every call, where all images share it
     environment: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    judged: dict[str, str] = field(default_factory=dict)  # what the images were measured against, see Judges.identity
     settings: list[str] = field(default_factory=list)  # how metrics are defined here
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # why metrics are missing
 
 
 def as_text(result: Result) -> str:

@@ -19,7 +19,7 @@ from experiments.digest import json_digest
 from experiments.evaluation.sets import open_sets
 from experiments.grid import default_forecaster, folder_name, strategies
 from experiments.model import model_config
-from experiments.rows.judging import Judges
+from experiments.rows.judging import DISTANCES, Judges
 from experiments.rows.pricing import costs_of, only_strategy
 from experiments.rows.results import Result, as_text, load_result
 from experiments.runs.run import SampleConfig, default_checkpoint, run, sampler_of
@@ -106,7 +106,7 @@ def execute(
 
     folder: takes results/<key>.json. samples: takes the images, in a folder per row; None is `folder`/samples.
     judges: what measures sets of images against real ones; None measures closeness alone. Finished rows whose images
-      are still there are measured again where they lack what the judges can say.
+      are still there are measured again where they were measured against something else, or nothing came of it.
     world: the processes that share the work, as for experiments.runs.run.run.
 
     A row that fails is recorded with its sentence and tried again by the next call; the others go on. Each row's
@@ -177,8 +177,8 @@ class _Executor:
         stored = load_result(path) if path.exists() else None
         if stored is None or stored.error:
             return name, None
-        images = image_folder(self.samples, row, name)
-        if not stored.random_weights and self.judges.wanted - stored.metrics.keys() and images.is_dir():
+        is_judged = stored.random_weights or self.judges.have_measured(stored.judged, stored.metrics)
+        if not is_judged and image_folder(self.samples, row, name).is_dir():
             stored = self._judged(stored, row)
         self._keep(stored)
         return name, stored
@@ -218,8 +218,16 @@ class _Executor:
             uncached if uncached and uncached.is_dir() else None,
             row.config.prompts,
         )
-        metrics = result.metrics | judged.metrics
-        return replace(result, metrics=metrics, settings=judged.settings, notes=judged.missing)
+        if result.judged and not judged.settings:  # what was measured against something else stays as it is
+            return replace(result, notes=judged.missing)
+        kept = {name: value for name, value in result.metrics.items() if name not in {*DISTANCES, "clip_score"}}
+        return replace(
+            result,
+            metrics=kept | judged.metrics,
+            judged=self.judges.identity,
+            settings=judged.settings,
+            notes=judged.missing,
+        )
 
     def _path(self, name: str) -> Path:
         return self.folder / "results" / f"{name}.json"

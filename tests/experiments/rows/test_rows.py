@@ -151,6 +151,23 @@ def test_what_judges_can_say_is_added_to_finished_rows(tmp_path, counted):
     assert execute([cached], tmp_path / "out") == [after]
 
 
+def test_what_was_measured_once_is_measured_again_for_other_real_images_alone(tmp_path, monkeypatch):
+    measured = []
+    measure = Judges.measure
+    monkeypatch.setattr(Judges, "measure", lambda *args: measured.append(args[1].parent.name) or measure(*args))
+    cached, out = row("mnist32"), tmp_path / "out"
+    (result,) = execute([cached], out)
+    real = out / "samples" / result.uncached / "none"
+    for data, times in ((None, 0), (real, 2), (real, 0), (None, 0), (real.parent, 2)):
+        measured.clear()
+        before = execute([cached.uncached, cached], out, judges=Judges(data and str(data)))
+        assert len(measured) == times, data
+    after = execute([cached.uncached, cached], out, judges=Judges(str(tmp_path / "missing")))
+    for was, now in zip(before, after, strict=True):
+        assert now == replace(was, notes=now.notes)
+        assert "no distances to real images" in now.notes[0]
+
+
 def test_results_say_what_the_row_costs(tiny, tmp_path):
     cached = row(tiny)
     (result,) = execute([cached], tmp_path / "out")
