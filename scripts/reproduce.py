@@ -23,7 +23,8 @@ from experiments.runs.world import is_first
 def run(config: ReproduceConfig) -> None:
     made = reproduce(config)
     if is_first():
-        print("\n".join(sheet_markdown(table.sheet) for table in made), flush=True)
+        print("\n".join(sheet_markdown(table.sheet) for table in made))
+        print(f"the same as .md, .csv and .tex, and one page to look at, are in {config.out}", flush=True)
     end_if_rows_failed({name: sentence for table in made for name, sentence in table.failures.items()})
 
 

@@ -134,7 +134,7 @@ class Judges:
         try:
             measure()
         except InputError as error:
-            judged.missing.append(f"no {what}: {error}")
+            judged.missing.append(f"no {what}: {' '.join(str(error).split())}")
 
 
 def _content(source: str) -> str:
