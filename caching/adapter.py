@@ -42,6 +42,7 @@ class DiffusersConfig(NamedTuple):
 class DiffusersUNet(nn.Module):
     """A cached network in the place of diffusers' UNet2DModel or UNet2DConditionModel (this module needs no diffusers):
 
+        unet = models.fast(models.from_diffusers(pipe.unet))
         pipe.unet = DiffusersUNet(CachedDenoiser(unet, Uniform(interval=5, branch=1), Reuse()), pipe)
 
     pipe: read for its scheduler's `timesteps`, which hold one entry per network evaluation (51 for 50 steps of PNDM,

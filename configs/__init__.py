@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -19,6 +20,8 @@ from yaml import YAMLError
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+# What OmegaConf raises about values: not only exceptions of its own.
+VALUE_ERRORS = (OmegaConfBaseException, TypeError, OverflowError)
 
 T = TypeVar("T")
 
@@ -64,24 +67,25 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
     _set_writable(merged)
     free_form = {key for key, hint in get_type_hints(schema).items() if get_origin(hint) is dict}
     places = [where] * len(layers) if isinstance(where, str) else where
+    leaves: dict[str, _Leaf] = {}
     for given, place in zip(layers, places, strict=True):
         short = {key: {"name": given[key]} for key in free_form & given.keys() if isinstance(given[key], str)}
         layer = {**given, **short}
-        leaves = list(_leaves(schema, layer, place))
-        for key in free_form & layer.keys():
-            if OmegaConf.is_missing(merged, key):
-                continue
-            name = merged[key].get("name")
-            if isinstance(layer[key], Mapping) and layer[key].get("name", name) != name:
-                merged[key] = {}
-        try:
+        leaves |= {leaf.name: leaf for leaf in _leaves(schema, layer, place)}
+        with _naming_misfits(leaves, place):
+            for key in free_form & layer.keys():
+                if OmegaConf.is_missing(merged, key):
+                    continue
+                name = merged[key].get("name")
+                if isinstance(layer[key], Mapping) and layer[key].get("name", name) != name:
+                    merged[key] = {}
             merged = OmegaConf.merge(merged, layer)
-        except (OmegaConfBaseException, TypeError) as error:
-            raise InputError(_misfit(leaves, place) or f"{place}: {str(error).splitlines()[0]}") from error
-    missing = OmegaConf.missing_keys(merged)
-    if missing:
-        raise InputError(f"{where if isinstance(where, str) else where[0]} lacks {', '.join(sorted(missing))}")
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    first = where if isinstance(where, str) else where[0]
+    with _naming_misfits(leaves, first):
+        missing = OmegaConf.missing_keys(merged)
+        if missing:
+            raise InputError(f"{first} lacks {', '.join(sorted(missing))}")
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
 def parse_words(words: Iterable[str]) -> dict[str, Any]:
@@ -146,14 +150,48 @@ def to_mapping(config: Any) -> dict[str, Any]:
 class _Leaf(NamedTuple):
     """One value of a layer that is no mapping of its own, and what the schema wants there."""
 
+    where: str
     name: str
     hint: Any
     value: Any
 
+    @property
+    def fits(self) -> bool:
+        alone = OmegaConf.structured(make_dataclass("Alone", [("value", self.hint)]))
+        try:
+            OmegaConf.to_object(OmegaConf.merge(alone, {"value": self.value}))
+        except VALUE_ERRORS:
+            return False
+        return True
+
+    @property
+    def is_nested(self) -> bool:
+        """Are there lists or mappings in what should be a list of numbers or texts? OmegaConf takes them."""
+        lists = [part for part in (self.hint, *get_args(self.hint)) if get_origin(part) is list]
+        plain = any(get_args(part)[0] in KINDS for part in lists)
+        return plain and isinstance(self.value, list) and any(isinstance(one, list | Mapping) for one in self.value)
+
+    @property
+    def refusal(self) -> str:
+        wanted = KINDS.get(self.hint) or str(self.hint).removeprefix("typing.")
+        if any(is_dataclass(part) for part in (self.hint, *get_args(self.hint))) and get_origin(self.hint) is not list:
+            wanted = "a mapping of keys to values"
+        return f"{self.where}: {self.name} must be {wanted}, not {self.value!r}"
+
+
+@contextmanager
+def _naming_misfits(leaves: Mapping[str, _Leaf], where: str) -> Iterator[None]:
+    """Raises InputError about the first leaf that is not of its type; OmegaConf's message does not always name it."""
+    try:
+        yield
+    except VALUE_ERRORS as error:
+        misfit = next((leaf for leaf in leaves.values() if not leaf.fits), None)
+        raise InputError(misfit.refusal if misfit else f"{where}: {str(error).splitlines()[0]}") from error
+
 
 def _leaves(schema: type, layer: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[_Leaf]:
-    """The leaves of `layer`. Raises InputError for a key that the schema does not have: OmegaConf's message names
-    neither the nearest key nor the file."""
+    """The leaves of `layer`. Raises InputError for a key that the schema does not have, since OmegaConf's message names
+    neither the nearest key nor the file, and for nested lists."""
     hints = get_type_hints(schema)
     for key, value in layer.items():
         name = f"{prefix}{key}"
@@ -164,29 +202,19 @@ def _leaves(schema: type, layer: Mapping[str, Any], where: str, prefix: str = ""
 
 def _leaves_below(hint: Any, value: Any, where: str, name: str) -> Iterator[_Leaf]:
     inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
-    if inner is None or not isinstance(value, Mapping | list):
-        yield _Leaf(name, hint, value)
-    elif isinstance(value, list):  # list[dataclass]
+    if inner is not None and get_origin(hint) is list and isinstance(value, list):  # list[dataclass]
         for index, entry in enumerate(value):
             yield from _leaves_below(inner, entry, where, f"{name}[{index}]")
+    elif inner is None or get_origin(hint) is list or not isinstance(value, Mapping):
+        leaf = _Leaf(where, name, hint, value)
+        if leaf.is_nested:
+            raise InputError(leaf.refusal)
+        yield leaf
     elif get_origin(hint) is dict:  # dict[str, dataclass]
         for key, entry in value.items():
             yield from _leaves_below(inner, entry, where, f"{name}.{key}")
     else:  # a dataclass, or one that may be null
         yield from _leaves(inner, value, where, f"{name}.")
-
-
-def _misfit(leaves: Iterable[_Leaf], where: str) -> str:
-    """The sentence about the first leaf that is not of its type; OmegaConf's own does not always name the key."""
-    for leaf in leaves:
-        alone = OmegaConf.structured(make_dataclass("Alone", [("value", leaf.hint)]))
-        try:
-            OmegaConf.merge(alone, {"value": leaf.value})
-        except OmegaConfBaseException:
-            wanted = KINDS.get(leaf.hint) or str(leaf.hint).removeprefix("typing.")
-            wanted = "a mapping of keys to values" if is_dataclass(leaf.hint) else wanted
-            return f"{where}: {leaf.name} must be {wanted}, not {leaf.value!r}"
-    return ""
 
 
 def _set_writable(node: Any) -> None:

@@ -13,7 +13,7 @@ import configs
 from caching import AdaptivePolicy, Reuse
 from configs import InputError
 from experiments.grid import Strategy
-from models import FastUNet, SplitUNet, UNet
+from models import SplitUNet, UNet, fast
 from models.kernels import optimise
 from models.programs import compile_passes
 
@@ -46,9 +46,9 @@ class Engine:
 
     def __init__(self, config: EngineConfig, unet: UNet, num_timesteps: int = 1000) -> None:
         self.config = config
-        # The layout that convolutions are fastest in; every feature follows it.
+        # Plain, but in the layout that convolutions are fastest in; every feature follows it.
         unet = unet.to(memory_format=torch.channels_last)
-        self.unet: UNet = unet if config.engine == "plain" else self.layers(FastUNet(unet, num_timesteps))
+        self.unet: UNet = unet if config.engine == "plain" else fast(unet, num_timesteps)
         self._compile(self.unet)
 
     def layers(self, network: Network) -> Network:

@@ -2,10 +2,10 @@
 and how their weights are read."""
 
 from models.autoencoder import KLFirstStage, VQFirstStage, first_stage
-from models.checkpoint import Provenance, load, random
+from models.checkpoint import Provenance, from_diffusers, load, random
 from models.conditioning import ClassEmbedder, ConditioningConfig
 from models.config import FirstStageConfig, UNetConfig
-from models.fast import FastUNet, SplitUNet
+from models.fast_unet import FastUNet, SplitUNet, fast
 from models.feature import Feature
 from models.known import PartsConfig
 from models.native import save
@@ -14,7 +14,7 @@ from models.text_encoder import TextEncoder
 from models.unet import UNet
 
 __all__ = [
-    "load", "load_conditioner", "load_first_stage", "load_parts", "random", "save",
+    "fast", "from_diffusers", "load", "load_conditioner", "load_first_stage", "load_parts", "random", "save",
     "ClassEmbedder", "FastUNet", "Feature", "KLFirstStage", "Parts", "Provenance", "SplitUNet", "TextEncoder", "UNet",
     "VQFirstStage", "first_stage",
     "ConditioningConfig", "FirstStageConfig", "PartsConfig", "UNetConfig",

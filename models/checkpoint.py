@@ -58,6 +58,8 @@ def load(
     config: NAME of configs/models, a YAML file, a mapping of its contents (or of its `network` part), or a
       UNetConfig. None: what the file itself says, else the configuration whose architecture it has, else (for
       networks of Ho et al.) what its keys and shapes determine.
+      A network alone (a UNetConfig, or the mapping of that part) does not say how public files store it: that is
+      what configs/models says of exactly this network, else the legacy order of fused qkv and the moving average.
     Of a checkpoint of a whole model the U-Net alone is kept: `load_parts` keeps the rest as well.
     The layout is recognised from the keys and translated strictly: every key used, every shape equal.
     `network.provenance` says what was loaded.
@@ -65,19 +67,43 @@ def load(
     Raises InputError, in one sentence, for a file that is missing, truncated, damaged or foreign, and for a
     configuration that does not fit it.
     """
-    known = None if config is None else read_config(config)
+    known = read_for(checkpoint, config)
     if str(checkpoint) == "random":
-        if known is None:
-            raise InputError("random weights need a configuration, e.g. config=cifar10")
         return finish(random(known.network), Provenance("random", "none"), dtype, device)
     return unet_from(reading.read(fetch(checkpoint)), known, str(checkpoint), dtype, device)
+
+
+def from_diffusers(unet: nn.Module) -> UNet:
+    """A U-Net of diffusers in memory, say a fine-tuned pipe.unet -> ours, in eval mode, without gradients.
+
+    unet: UNet2DModel or UNet2DConditionModel, with LoRA layers fused and unloaded. Ours has its precision and device
+      and shares its tensors; q, k and v of plain self-attention are copied, since they become one tensor here.
+    Translated as strictly as files are. Raises InputError for another module, and for a network of another family.
+    """
+    if not isinstance(unet, nn.Module) or not isinstance(getattr(unet, "config", None), Mapping):
+        raise InputError(f"from_diffusers takes a UNet2DModel or UNet2DConditionModel of diffusers, not a "
+                         f"{type(unet).__name__}")  # fmt: skip
+    tensors = unet.state_dict()
+    if any(".lora_" in key for key in tensors):
+        raise InputError("the diffusers module has LoRA layers beside its weights; fuse them first: "
+                         "pipe.fuse_lora(), then pipe.unload_lora_weights()")  # fmt: skip
+    state = reading.State(tensors, file=None, config_json=dict(unet.config))
+    like = next(unet.parameters())
+    return unet_from(state, None, "diffusers module in memory", like.dtype, like.device)
+
+
+def read_for(checkpoint: str | Path, config: Config | None) -> PartsConfig | None:
+    """The given configuration, which random weights cannot do without."""
+    if config is None and str(checkpoint) == "random":
+        raise InputError("random weights need a configuration, e.g. config=cifar10")
+    return None if config is None else read_config(config)
 
 
 def unet_from(
     state: reading.State, known: PartsConfig | None, source: str, dtype: torch.dtype, device: torch.device | str
 ) -> UNet:
     """The U-Net among the tensors of `state`; see `load`."""
-    with naming(state.file):
+    with naming(state.file or source):
         network, weights, layout = _understand(state, known)
         provenance = Provenance(source, layout, state.file, native.records(state))
     return finish(assign(network, weights, dtype), provenance, dtype, device)
@@ -113,12 +139,12 @@ def finish(network: Network, provenance: Provenance, dtype: torch.dtype, device:
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
+def naming(what: Path | str) -> Iterator[None]:
     """Sentences about what is inside a file begin with its name."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{file} cannot be loaded: {error}") from error
+        raise InputError(f"{what} cannot be loaded: {error}") from error
 
 
 def _understand(state: reading.State, known: PartsConfig | None) -> tuple[UNet, dict[str, Tensor], str]:

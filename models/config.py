@@ -66,8 +66,10 @@ class UNetConfig:
                      "head_channels", "context_dim", "transformer_depth", "num_classes", "num_groups"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.norm_eps <= 0:
-            raise InputError(f"norm_eps must be above 0, not {self.norm_eps}")
+        if self.timestep_embedding == "sin_cos" and self.channels < 4:
+            raise InputError(f"channels must be at least 4 for two frequencies of sin_cos, not {self.channels}")
+        if not 0 < self.norm_eps < math.inf:
+            raise InputError(f"norm_eps must be a finite number above 0, not {self.norm_eps}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must lie in 0..1 (1 excluded), not {self.dropout}")
         if self.num_heads is not None and self.head_channels is not None:
@@ -78,6 +80,8 @@ class UNetConfig:
     def _check_levels(self) -> None:
         if not self.channel_mult:
             raise InputError("channel_mult must have one entry per level, e.g. [1, 2, 2, 2]")
+        if not all(math.isfinite(mult * self.channels) for mult in self.channel_mult):
+            raise InputError(f"channel_mult must hold finite numbers, not {list(self.channel_mult)}")
         innermost = self.num_levels - 1
         if self.resolution % 2**innermost:
             raise InputError(f"resolution {self.resolution} must be a multiple of {2**innermost}, since each of the "
@@ -172,7 +176,7 @@ class FirstStageConfig:
             if width < 1 or width % self.num_groups:
                 raise InputError(f"first stage: {self.num_groups} groups do not divide its {width} channels")
         if not 0 < self.scale_factor < math.inf:
-            raise InputError(f"first stage: scale_factor must be above 0, not {self.scale_factor}")
+            raise InputError(f"first stage: scale_factor must be a finite number above 0, not {self.scale_factor}")
 
     @property
     def num_levels(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import urllib.request
 import zipfile
@@ -84,6 +85,10 @@ def fetch(checkpoint: str | Path, part: Part = UNET) -> Path:
         known = [public for public in public_files().values() if public.url == name]
         return _fetch_public(name, known[0] if known else PublicFile(path=_path_of_url(name), url=name))
     path = Path(name).expanduser()
+    if _is_tensorflow(path):
+        converted = ", ".join(published for published in public_files() if published.startswith("ema_"))
+        raise InputError(f"{name} is a checkpoint of TensorFlow, which is not read; the weights of Ho et al. are "
+                         f"published as .ckpt under the names {converted}")  # fmt: skip
     if path.exists():
         return path
     raise InputError(
@@ -105,6 +110,15 @@ def fetch_parts(checkpoint: str | Path) -> dict[Part, Path]:
     if path.is_file():
         return dict.fromkeys(PARTS, path)
     return {part: path for part in PARTS if part == UNET or any((path / name).is_dir() for name in part.folders)}
+
+
+def _is_tensorflow(path: Path) -> bool:
+    """Is this a checkpoint of TensorFlow: its folder, one of its files, or what their names begin with?"""
+    if path.is_dir():
+        return any(path.glob("*.data-*-of-*"))
+    if path.exists():
+        return re.search(r"\.(index|meta|data-\d+-of-\d+)$", path.name) is not None
+    return path.with_name(f"{path.name}.index").exists()
 
 
 def _path_of_url(url: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,23 @@ Config = str | Path | Mapping[str, Any] | UNetConfig | PartsConfig
 
 def read_config(config: Config) -> PartsConfig:
     """config: NAME of configs/models, a YAML file, a mapping of its contents (or of its `network` part), or a
-    dataclass."""
+    dataclass. How the public files of a network alone store it is what configs/models says of exactly this network."""
     if isinstance(config, PartsConfig):
         return config
-    if isinstance(config, UNetConfig):
-        return PartsConfig(config)
-    if isinstance(config, Mapping):
-        content, where = config, "config"
-    else:
-        content, where = configs.read(configs.find(config, "models")), str(config)
-    if "network" not in content:
-        return PartsConfig(configs.parse(UNetConfig, content, where=where))
+    if not isinstance(config, UNetConfig):
+        if isinstance(config, Mapping):
+            content, where = config, "config"
+        else:
+            content, where = configs.read(configs.find(config, "models")), str(config)
+        if "network" in content:
+            return _read_whole(content, where)
+        config = configs.parse(UNetConfig, content, where=where)
+    same_network = (known for known in _published(configs.FOLDER / "models") if known.network == config)
+    known = next(same_network, PartsConfig(config))
+    return PartsConfig(config, attention_order=known.attention_order, weights=known.weights)
+
+
+def _read_whole(content: Mapping[str, Any], where: str) -> PartsConfig:
     known = [item.name for item in fields(PartsConfig)]
     configs.check_keys(content, [*known, *OTHER_SECTIONS], where)
     return configs.parse(PartsConfig, {key: content[key] for key in known if key in content}, where=where)
@@ -62,12 +68,14 @@ def settle(
 ) -> tuple[layouts.Layout, PartsConfig]:
     """The layout of a U-Net's public tensors, and the configuration that fits them: `known`, else what is found.
 
-    Raises InputError where the layout is foreign, and where `known` and config.json contradict each other.
+    Raises InputError where the layout is foreign, where config.json holds a value of the wrong type, and where `known`
+    and config.json contradict each other.
     """
     layout = layouts.recognise(tensors)
     stated = layout.stated(config_json) if config_json else {}
     if known is not None:
-        check_agrees(known.network, stated)
+        own = configs.parse(UNetConfig, asdict(known.network), stated, where=["the configuration", "its config.json"])
+        check_agrees(known.network, {key: getattr(own, key) for key in stated})
         return layout, known
     return layout, _identify(layouts.infer(layout, tensors) | stated)
 
@@ -80,7 +88,9 @@ def check_agrees(given: Any, stated: Mapping[str, Any]) -> None:
 
 
 def same(known: Any, found: Any) -> bool:
-    return tuple(known) == tuple(found) if isinstance(found, list | tuple) else known == found
+    if isinstance(known, list | tuple) and isinstance(found, list | tuple):
+        return tuple(known) == tuple(found)
+    return known == found
 
 
 def _identify(inferred: Mapping[str, Any]) -> PartsConfig:
@@ -98,10 +108,11 @@ def _identify(inferred: Mapping[str, Any]) -> PartsConfig:
 @cache
 def _published(folder: Path) -> list[PartsConfig]:
     """Every configuration in `folder`; read once, since that takes longer than reading a small checkpoint."""
-    return [read_config(path) for path in sorted(folder.glob("*.yaml"))]
+    return [_read_whole(configs.read(path), str(path)) for path in sorted(folder.glob("*.yaml"))]
 
 
 def _guess_resolution(inferred: Mapping[str, Any]) -> int:
-    """The U-Net runs at any size; Ho et al. put attention at 16x16, which tells the size it was trained at."""
-    levels = inferred["attention_levels"]
-    return 16 * 2 ** (levels[0] if levels else len(inferred["channel_mult"]) - 1)
+    """The U-Net runs at any size that its levels can halve; Ho et al. put attention at 16x16, which tells the size it
+    was trained at."""
+    innermost, attention = len(inferred["channel_mult"]) - 1, inferred["attention_levels"]
+    return max(2**innermost, 16 * 2 ** (attention[0] if attention else innermost))

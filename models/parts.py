@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+import configs
 from configs import InputError
 from models import layouts, native, reading, text_encoder
 from models.autoencoder import KLFirstStage, VQFirstStage, first_stage
-from models.checkpoint import Provenance, assign, finish, naming, random, seeded, unet_from, without_weights
+from models.checkpoint import Provenance, assign, finish, naming, random, read_for, seeded, unet_from, without_weights
 from models.conditioning import ClassEmbedder, ClassesConfig, ConditioningConfig, TextConfig
 from models.config import FirstStageConfig
 from models.download import fetch, fetch_parts
 from models.hub import fetch_tokenizer
-from models.known import Config, PartsConfig, check_agrees, read_config, same, settle
+from models.known import Config, PartsConfig, check_agrees, same, settle
 from models.part import CONDITIONER, FIRST_STAGE, UNET, Part, only_section, section
 from models.text_encoder import TextEncoder, byte_tokenizer, clip_tokenizer
 from models.unet import UNet
@@ -29,11 +30,20 @@ Section = TypeVar("Section", FirstStageConfig, ClassesConfig, TextConfig)
 
 @dataclass(frozen=True)
 class Parts:
-    """The networks of one model. A model of images is its U-Net alone."""
+    """The networks of one model. A model of images is its U-Net alone.
+
+    Raises InputError for a conditioner whose contexts are not of the U-Net's width.
+    """
 
     unet: UNet
     first_stage: FirstStage | None = None
     conditioner: Conditioner | None = None
+
+    def __post_init__(self) -> None:
+        taken = self.unet.config.context_dim
+        if self.conditioner is not None and self.conditioner.config.dim != taken:
+            raise InputError(f"the conditioner makes contexts {self.conditioner.config.dim} wide, but the U-Net takes "
+                             f"{'none' if taken is None else f'them {taken} wide'}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,8 @@ def load_parts(
         elif request.given and _wanted(request.known, part) is not None:
             raise InputError(f"{checkpoint} holds no {part.name}, which the configuration has; give a checkpoint of "
                              "the whole model, or load the U-Net alone")  # fmt: skip
-    return Parts(unet, **around)
+    with naming(whole.file):
+        return Parts(unet, **around)
 
 
 def load_first_stage(
@@ -145,11 +156,8 @@ def _request(
     device: torch.device | str,
     tokenizer: str | Path | None = None,
 ) -> _Request:
-    known = None if config is None else read_config(config)
-    request = _Request(checkpoint, known, known is not None, dtype, device, tokenizer)
-    if request.is_random and known is None:
-        raise InputError("random weights need a configuration, e.g. config=ldm_cin256_v2")
-    return request
+    known = read_for(checkpoint, config)
+    return _Request(checkpoint, known, known is not None, dtype, device, tokenizer)
 
 
 def _identified(request: _Request, state: reading.State) -> _Request:
@@ -188,9 +196,14 @@ def _first_stage_from(state: reading.State, request: _Request) -> FirstStage:
         wanted = _wanted(request.known, FIRST_STAGE)
         config = _agreed(wanted, request.given, found, FirstStageConfig(**found))
         stated = layout.stated(state.config_json) if state.config_json else {}
+        if request.given and wanted is not None and "scaling_factor" not in state.config_json:
+            stated = {}  # no more than its class's default
+        where = "its config.json"
         if (factor := state.tensors.get("scale_factor")) is not None and factor.numel() == 1:
-            stated = {"scale_factor": float(factor)}
-        network = without_weights(lambda: first_stage(replace(config, **stated)))
+            layouts.check_readable("scale_factor", factor)
+            stated, where = {"scale_factor": factor.item()}, "its tensor"
+        config = configs.parse(FirstStageConfig, asdict(config), stated, where=["the configuration", where])
+        network = without_weights(lambda: first_stage(config))
         weights = layouts.translate(tensors, layout, network)
     provenance = Provenance(str(request.checkpoint), layout.name, state.file)
     return finish(assign(network, weights, request.dtype), provenance, request.dtype, request.device)
@@ -201,19 +214,31 @@ def _conditioner_from(state: reading.State, request: _Request) -> Conditioner:
     with naming(state.file):
         tensors = only_section(state.tensors, CONDITIONER)
         if "embedding.weight" in tensors and tensors["embedding.weight"].ndim == 2:
+            _check_kind(request, "classes")
             found = dict(zip(("num_classes", "dim"), tensors["embedding.weight"].shape, strict=True))
             classes = _agreed(wanted and wanted.classes, request.given, found, ClassesConfig(**found))
             network, layout = without_weights(lambda: ClassEmbedder(classes)), "class embedding"
             weights = layouts.pick(tensors, {"embedding.weight": ("embedding.weight",)}, network, layout)
         else:
-            found = text_encoder.infer(tensors) | text_encoder.stated(state.config_json)
-            default = TextConfig(**{"heads": max(1, found["dim"] // 64)} | found)  # CLIP's heads are 64 wide
+            _check_kind(request, "text")
+            found, stated = text_encoder.infer(tensors), text_encoder.stated(state.config_json)
+            guessed = {"heads": max(1, found["dim"] // 64)}  # CLIP's are 64 wide
+            default = configs.parse(TextConfig, found | guessed, stated, where=["its tensors", "its config.json"])
+            found |= {key: getattr(default, key) for key in stated}
             text = _agreed(wanted and wanted.text, request.given, found, default)
             tokenize = clip_tokenizer(fetch_tokenizer(_tokenizer_of(state, request, text)), text)
             network, layout = without_weights(lambda: TextEncoder(text, tokenize)), "CLIP text encoder"
             weights = text_encoder.weights(tensors, network)
     provenance = Provenance(str(request.checkpoint), layout, state.file)
     return finish(assign(network, weights, request.dtype), provenance, request.dtype, request.device)
+
+
+def _check_kind(request: _Request, held: str) -> None:
+    """Raises InputError where a conditioner of the other kind was given than a file holds, "classes" or "text"."""
+    wanted = _wanted(request.known, CONDITIONER) if request.given else None
+    if wanted is not None and getattr(wanted, held) is None:
+        other = {"classes": "text", "text": "classes"}[held]
+        raise InputError(f"its conditioner is one of {held}, but the configuration says {other}")
 
 
 def _tokenizer_of(state: reading.State, request: _Request, config: TextConfig) -> str | Path:

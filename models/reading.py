@@ -16,10 +16,7 @@ from torch import Tensor
 
 from configs import InputError
 from models.part import UNET, Part
-
-# Of the Python objects that checkpoints of whole trainings hold besides tensors, those of these packages are read as
-# empty stand-ins: the keys and the scores of PyTorch Lightning's callbacks. No code of theirs is run or even there.
-STOOD_IN = ("pytorch_lightning.", "lightning.", "numpy.", "_codecs.")
+from models.stand_ins import stand_ins
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class State:
     """Tensors as stored, and what else the file or folder says."""
 
     tensors: dict[str, Tensor]
-    file: Path  # the file that holds the tensors
+    file: Path | None  # the file that holds the tensors; None: they are in memory alone
     metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors file
     config_json: dict[str, Any] = field(default_factory=dict)  # beside a diffusers file
 
@@ -84,31 +81,13 @@ def _read_torch(file: Path) -> Any:
     try:
         # Files older than torch 1.6 are no zip archives and cannot be mapped.
         zipped = zipfile.is_zipfile(file)
-        with torch.serialization.safe_globals(_stand_ins(file) if zipped else []):
+        with torch.serialization.safe_globals(stand_ins(file) if zipped else []):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # damaged bytes make the unpickler fail in many ways
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # it names a class or function
             raise InputError(f"{file} holds Python objects beyond tensors, which are never loaded; "
                              "save its state dict alone, or as safetensors") from error  # fmt: skip
         raise InputError(f"{file} is truncated or not a PyTorch checkpoint") from error
-
-
-class _StandIn:
-    """Takes the place of a foreign class or function: accepts whatever a pickle gives it, and forgets it."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-def _stand_ins(file: Path) -> list[type]:
-    """An empty class for each name that a pickle refers to and that STOOD_IN allows."""
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    paths = [name.rsplit(".", 1) for name in names if name.startswith(STOOD_IN)]
-    return [type(name, (_StandIn,), {"__module__": module}) for module, name in paths]
 
 
 def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:

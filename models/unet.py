@@ -71,10 +71,10 @@ class UNet(nn.Module):
         taps: branches whose entering feature is wanted; a partial pass at b has those of 0..b.
 
         Returns (eps (B, out_channels, H, W), {tap: entering feature}).
-        Raises InputError for a branch or tap outside 0..K-1 or deeper than this pass runs, for a `feature` without
-        `branch` or the reverse, and for a cond of another kind than the network's.
+        Raises InputError for sides that the levels cannot halve, for a branch or tap outside 0..K-1 or deeper than this
+        pass runs, for a `feature` without `branch` or the reverse, and for a cond of another kind than the network's.
         """
-        self._check_pass(branch, feature, taps)
+        self._check_pass(x, branch, feature, taps)
         emb, context = self.embed(t, cond)
         return self.run(x, emb, context, branch, feature, taps)
 
@@ -145,7 +145,10 @@ class UNet(nn.Module):
         """What leaves up[0] -> eps (B, out_channels, H, W)."""
         return self.conv_out(F.silu(self.norm_out(h)))
 
-    def _check_pass(self, branch: int | None, feature: Feature | None, taps: Sequence[int]) -> None:
+    def _check_pass(self, x: Tensor, branch: int | None, feature: Feature | None, taps: Sequence[int]) -> None:
+        f, (height, width) = 2 ** (self.config.num_levels - 1), x.shape[-2:]
+        if height % f or width % f:
+            raise InputError(f"x of {height}x{width} does not fit this network; both sides must be multiples of {f}")
         inner = self.num_branches - 1
         if branch is not None and not 0 <= branch <= inner:
             raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to {inner}")

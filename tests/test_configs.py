@@ -142,6 +142,11 @@ def test_an_unknown_key_is_named_with_its_nearest(word, sentence):
         ("inner.size=x", "the words: inner.size must be an integer, not 'x'"),
         ("inner.widths=[1,x]", "the words: inner.widths must be list[float], not [1, 'x']"),
         ("inner.widths=1", "the words: inner.widths must be list[float], not 1"),
+        ("inner.widths={}", "the words: inner.widths must be list[float], not {}"),
+        ("inner.widths=[1,[2]]", "the words: inner.widths must be list[float], not [1, [2]]"),
+        ("inner.widths=[1,{}]", "the words: inner.widths must be list[float], not [1, {}]"),
+        ("inner=[]", "the words: inner must be a mapping of keys to values, not []"),
+        ("other=[1]", "the words: other must be a mapping of keys to values, not [1]"),
         ("entries=[{size: x}]", "the words: entries[0].size must be an integer, not 'x'"),
         ("files.a.size=x", "the words: files.a.size must be an integer, not 'x'"),
     ],
@@ -150,6 +155,15 @@ def test_a_value_of_the_wrong_type_is_named_with_the_right_one(word, sentence):
     with pytest.raises(InputError) as caught:
         parse(word)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("value", ["${x}", "${x:y}", 10**400])
+def test_what_shows_only_when_all_is_put_together_is_named_too(value):
+    """References of OmegaConf's that lead nowhere, as a checkpoint's metadata may hold them, and numbers too large."""
+    for layer, name in (({"rate": value}, "rate"), ({"inner": {"widths": [1, value]}}, "inner.widths")):
+        with pytest.raises(InputError, match=rf"^a\.yaml: {name} must be ") as caught:
+            configs.parse(Outer, layer, {"images": 3}, where=["a.yaml", "the command line"])
+        assert "\n" not in str(caught.value)
 
 
 def test_each_layer_is_named_by_its_own_place():

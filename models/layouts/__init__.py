@@ -11,7 +11,7 @@ from models.layouts.diffusers import DIFFUSERS, DIFFUSERS_OLD
 from models.layouts.diffusers_conditional import DIFFUSERS_CONDITIONAL
 from models.layouts.first_stage import FIRST_STAGE_LAYOUTS
 from models.layouts.openai import OPENAI
-from models.layouts.translate import Layout, Tensors, pick, translate
+from models.layouts.translate import Layout, Tensors, check_readable, pick, translate
 
 LAYOUTS = (PESSER, DIFFUSERS, DIFFUSERS_OLD, DIFFUSERS_CONDITIONAL, OPENAI)
 
@@ -39,4 +39,6 @@ def infer(layout: Layout, tensors: Tensors) -> dict[str, Any]:
         raise InputError(f"its tensors do not have the shapes of the layout {layout.name}") from error
 
 
-__all__ = ["FIRST_STAGE_LAYOUTS", "LAYOUTS", "Layout", "Tensors", "infer", "pick", "recognise", "translate"]
+__all__ = [
+    "FIRST_STAGE_LAYOUTS", "LAYOUTS", "Layout", "Tensors", "check_readable", "infer", "pick", "recognise", "translate",
+]  # fmt: skip

@@ -7,8 +7,6 @@ from typing import Any
 from models.config import UNetConfig
 from models.layouts.translate import Layout, Tensors, count, levels_and_blocks
 
-PARTS = {"res": "block", "attn": "attn"}
-
 LEAVES = {
     "norm1": "norm1", "conv1": "conv1", "embed": "temb_proj", "norm2": "norm2", "conv2": "conv2",
     "shortcut": "nin_shortcut",
@@ -21,7 +19,7 @@ def modules(config: UNetConfig) -> dict[str, str]:
     """up.0 is their outermost level, as it is ours."""
     names = {}
     for ours, direction, part, level, block in levels_and_blocks(config):
-        theirs = f"{direction}sample" if part == "resample" else f"{PARTS[part]}.{block}"
+        theirs = {"res": f"block.{block}", "attn": f"attn.{block}", "resample": f"{direction}sample"}[part]
         names[ours] = f"{direction}.{level}.{theirs}"
     return names | {
         "time_in": "temb.dense.0",

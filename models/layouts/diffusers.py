@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from configs import InputError
 from models.config import UNetConfig
 from models.layouts.translate import Layout, Tensors, count, levels_and_blocks
-
-PARTS = {
-    ("down", "res"): "resnets.{}", ("down", "attn"): "attentions.{}", ("down", "resample"): "downsamplers.{}",
-    ("up", "res"): "resnets.{}", ("up", "attn"): "attentions.{}", ("up", "resample"): "upsamplers.{}",
-}  # fmt: skip
 
 
 def modules(config: UNetConfig) -> dict[str, str]:
@@ -20,7 +16,8 @@ def modules(config: UNetConfig) -> dict[str, str]:
     names = {}
     for ours, direction, part, level, block in levels_and_blocks(config):
         their_level = level if direction == "down" else config.num_levels - 1 - level
-        names[ours] = f"{direction}_blocks.{their_level}.{PARTS[direction, part].format(block)}"
+        theirs = {"res": "resnets", "attn": "attentions", "resample": f"{direction}samplers"}[part]
+        names[ours] = f"{direction}_blocks.{their_level}.{theirs}.{block}"
     return names | {
         "time_in": "time_embedding.linear_1",
         "time_out": "time_embedding.linear_2",
@@ -71,14 +68,17 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
     if order is None:
         raise InputError(f"its config.json has flip_sin_to_cos = {given[0]!r} with freq_shift = {given[1]!r}; "
                          "only False with 1 and True with 0 are supported")  # fmt: skip
+    padding = config.get("downsample_padding", 1)
+    if padding not in (0, 1):
+        raise InputError(f"its config.json has downsample_padding = {padding!r}; only 0 and 1 are supported")
     heads = config.get("attention_head_dim", 8)  # UNet2DModel's name for the channels of one head; null is one head
     size = config.get("sample_size")
-    size = size[0] if isinstance(size, list) and size else size
+    size = size[0] if isinstance(size, list | tuple) and size else size
     return {
         "norm_eps": config.get("norm_eps", 1e-5),
         "num_groups": config.get("norm_num_groups", 32),
         "timestep_embedding": order,
-        "downsample_padding": "symmetric" if config.get("downsample_padding", 1) else "asymmetric",
+        "downsample_padding": "symmetric" if padding else "asymmetric",
         "num_heads": 1 if heads is None else None,
         "head_channels": heads,
         "dropout": config.get("dropout", 0.0),
@@ -103,11 +103,9 @@ DIFFUSERS = Layout(
 )
 
 # The files on the hub are older than the renaming of the attention layers.
-DIFFUSERS_OLD = Layout(
-    name="diffusers UNet2DModel (old attention names)",
+DIFFUSERS_OLD = replace(
+    DIFFUSERS,
+    name=f"{DIFFUSERS.name} (old attention names)",
     recognises=lambda tensors: "mid_block.attentions.0.query.weight" in tensors,
-    infer=infer,
-    stated=stated,
-    modules=modules,
     leaves={**COMMON, "qkv": ("query", "key", "value"), "proj": "proj_attn"},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -105,12 +106,10 @@ DIFFUSERS_AUTOENCODER = Layout(
 )
 
 # The files on the hub are older than the renaming of the attention layers.
-DIFFUSERS_AUTOENCODER_OLD = Layout(
-    name="diffusers AutoencoderKL or VQModel (old attention names)",
+DIFFUSERS_AUTOENCODER_OLD = replace(
+    DIFFUSERS_AUTOENCODER,
+    name=f"{DIFFUSERS_AUTOENCODER.name} (old attention names)",
     recognises=lambda tensors: "encoder.mid_block.attentions.0.query.weight" in tensors,
-    infer=partial(infer, name=diffusers_name),
-    stated=stated,
-    modules=partial(modules, name=diffusers_name, norm_out="conv_norm_out"),
     leaves={**COMMON, "qkv": ("query", "key", "value"), "proj": "proj_attn"},
 )
 

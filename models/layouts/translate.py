@@ -58,7 +58,7 @@ def translate(
 def pick(tensors: Tensors, keys: Mapping[str, tuple[str, ...]], network: nn.Module, layout: str) -> dict[str, Tensor]:
     """Our name -> the tensor (or the concatenation of those) under their `keys`, as `network` needs it.
 
-    Raises InputError for a missing key, a key left over, and a tensor of the wrong shape or not of real numbers.
+    Raises InputError for a missing key, a key left over, and a tensor of the wrong shape or without dense real numbers.
     """
     weights, used = {}, set()
     for name, like in network.state_dict().items():
@@ -113,12 +113,21 @@ def _one(tensors: Tensors, key: str, shape: Sequence[int], layout: str) -> Tenso
     if key not in tensors:
         raise InputError(f"it lacks {key!r}, which a network of its configuration has in the layout {layout}")
     tensor = tensors[key]
+    check_readable(key, tensor)
     if not tensor.is_floating_point():
         raise InputError(f"its {key!r} is stored as {tensor.dtype}, but weights are floating-point numbers")
     if _squeezed(tensor.shape) != _squeezed(shape):
         raise InputError(f"its {key!r} has shape {list(tensor.shape)}, but a network of its configuration needs "
                          f"{list(shape)}")  # fmt: skip
     return tensor.reshape(shape)
+
+
+def check_readable(key: str, tensor: Tensor) -> None:
+    """Raises InputError for a tensor that has no numbers, or has them in another way than one after the other."""
+    if tensor.is_meta:
+        raise InputError(f"its {key!r} is a tensor of the meta device, which has a shape but no numbers")
+    if tensor.layout != torch.strided:
+        raise InputError(f"its {key!r} is stored as {tensor.layout}, but weights are dense tensors")
 
 
 def _squeezed(shape: Sequence[int]) -> list[int]:

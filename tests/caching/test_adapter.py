@@ -220,6 +220,23 @@ def test_a_fast_network_takes_the_plain_ones_place(latents):
     assert_same(images[1], images[0], tolerance=1e-8)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_pipelines_own_network_is_cached_as_it_is_in_memory(latents, fast):
+    """Fine-tuned, say: no file has these weights."""
+    pipe = latents[0]("plms")
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, 0.1)
+    expected = sample_latents(pipe)
+    network = models.from_diffusers(pipe.unet)
+    network = models.fast(network) if fast else network
+    pipe.unet = DiffusersUNet(CachedDenoiser(network, NoCache(), Reuse()), pipe)
+    assert_same(sample_latents(pipe), expected)
+    assert pipe.unet.dtype == torch.float64
+    policy = Uniform(interval=3, branch=1)
+    pipe.unet = DiffusersUNet(CachedDenoiser(network, policy, Reuse()), pipe)
+    assert abs(sample_latents(pipe) - expected).max() > 1e-3
+    assert pipe.unet.cached.trace == policy.plan(9)
+
+
 def adapted(network, policy=None, steps=4):
     pipe = SimpleNamespace(scheduler=DDIMScheduler())
     pipe.scheduler.set_timesteps(steps)

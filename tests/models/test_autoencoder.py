@@ -231,8 +231,8 @@ def test_random_weights_are_reproducible():
         ({"channel_mult": [1, 2], "latent_channels": 0}, "latent_channels must be at least 1, not 0"),
         ({"channel_mult": [1, 2], "latent_channels": 3, "attention_levels": [2]}, r"\[2\] must lie in 0..1"),
         ({"channel_mult": [1], "latent_channels": 3, "channels": 48}, "32 groups do not divide its 48 channels"),
-        ({"channel_mult": [1], "latent_channels": 3, "scale_factor": 0.0}, "scale_factor must be above 0"),
-        ({"channel_mult": [1], "latent_channels": 3, "scale_factor": float("nan")}, "scale_factor must be above 0"),
+        ({"channel_mult": [1], "latent_channels": 3, "scale_factor": 0.0}, "scale_factor must be a finite number"),
+        ({"channel_mult": [1], "latent_channels": 3, "scale_factor": float("nan")}, "scale_factor must be a finite"),
     ],
 )
 def test_impossible_first_stages_are_refused(options, sentence):

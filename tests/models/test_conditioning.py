@@ -109,6 +109,17 @@ def test_a_text_encoder_with_another_activation_is_refused(tmp_path):
         models.load_conditioner(tmp_path)
 
 
+@pytest.mark.parametrize("value", [None, [4], 1.5, True, "many", 3])
+@pytest.mark.parametrize("given", [True, False], ids=["config", "no config"])
+def test_heads_in_config_json_that_cannot_be_are_refused(tmp_path, value, given):
+    tiny_text(TINY).save_pretrained(tmp_path / "text_encoder")
+    path = tmp_path / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": value}))
+    sentence = "3 heads do not divide dim = 32" if value == 3 else "its config.json: heads must be an integer, not "
+    with pytest.raises(InputError, match=sentence):
+        models.load_conditioner(tmp_path, ConditioningConfig(text=TINY) if given else None)
+
+
 def test_the_published_text_encoder_has_the_published_size():
     with torch.device("meta"):
         encoder = TextEncoder(TextConfig(), byte_tokenizer(TextConfig()))

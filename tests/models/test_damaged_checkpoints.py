@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import random
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -251,6 +253,53 @@ def test_our_own_files_are_checked_as_strictly(own, tmp_path):
     assert "its metadata 'training' is not JSON" in refused(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"channel_mult": {}}, "its metadata: channel_mult must be list[float], not {}"),
+        ({"channel_mult": [1, [1]]}, "its metadata: channel_mult must be list[float], not [1, [1]]"),
+        ({"channel_mult": [1, math.nan]}, "channel_mult must hold finite numbers, not [1.0, nan]"),
+        ({"attention_levels": {}}, "its metadata: attention_levels must be list[int], not {}"),
+        ({"channels": "${x}"}, "its metadata: channels must be an integer, not '${x}'"),
+    ],
+)
+def test_a_wrong_value_in_the_metadata_of_our_own_files_is_named(own, tmp_path, change, sentence):
+    path, network = tmp_path / "changed.safetensors", asdict(CONFIG) | change
+    save_file(load_file(own), path, {"format": "unet/1", "network": json.dumps(network)})
+    assert refused(path) == f"{path} cannot be loaded: {sentence}"
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize(
+    ("tensor", "sentence"),
+    [
+        (torch.zeros(32).to_sparse(), "its 'conv_in.bias' is stored as torch.sparse_coo, but weights are dense"),
+        (torch.zeros(32, device="meta"), "its 'conv_in.bias' is a tensor of the meta device, which has a shape but no"),
+        (torch.zeros(32).cfloat(), "its 'conv_in.bias' is stored as torch.complex64, but weights are floating-point"),
+    ],
+)
+def test_tensors_that_hold_no_plain_numbers(ddpm, tmp_path, tensor, sentence):
+    torch.save(ddpm | {"conv_in.bias": tensor}, tmp_path / "model.ckpt")
+    assert sentence in refused(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("given", ["", ".index", ".data-00000-of-00001", ".meta", "the folder"])
+def test_checkpoints_of_tensorflow(tmp_path, given):
+    """The authors' own files; converted ones are published."""
+    prefix = tmp_path / "model.ckpt-790000"
+    for suffix in (".index", ".data-00000-of-00001", ".meta"):
+        prefix.with_name(prefix.name + suffix).write_bytes(b"no tensors for us")
+    sentence = refused(tmp_path if given == "the folder" else f"{prefix}{given}")
+    assert "is a checkpoint of TensorFlow, which is not read; the weights of Ho et al. are published" in sentence
+    assert "ema_cifar10" in sentence
+
+
+def test_a_file_beside_a_checkpoint_of_tensorflow_is_what_it_is(ddpm, tmp_path):
+    torch.save(ddpm, tmp_path / "model.ckpt")
+    (tmp_path / "model.ckpt.index").write_bytes(b"")
+    assert models.load(tmp_path / "model.ckpt").config == CONFIG
+
+
 def test_folders_without_weights(tmp_path, diffusers_folder):
     assert "holds none of diffusion_pytorch_model.safetensors" in refused(tmp_path)
     (diffusers_folder / "diffusion_pytorch_model.safetensors").rename(tmp_path / "elsewhere.safetensors")
@@ -265,12 +314,20 @@ def test_a_diffusers_folder_with_a_wrong_config_json(diffusers_folder):
         with pytest.raises(InputError, match=r"config\.json"):
             models.load(diffusers_folder)
     wrong = [("attention_head_dim", "many"), ("attention_head_dim", 0), ("sample_size", "big"), ("sample_size", []),
-             ("freq_shift", []), ("norm_eps", None)]  # fmt: skip
+             ("freq_shift", []), ("norm_eps", None), ("norm_eps", [1e-6]), ("norm_num_groups", [32]),
+             ("norm_num_groups", True), ("downsample_padding", [0]), ("dropout", {})]  # fmt: skip
     for key, value in wrong:
         path.write_text(json.dumps(whole | {key: value}))
-        with pytest.raises(InputError) as error:
-            models.load(diffusers_folder)
-        assert "\n" not in str(error.value)
+        for config in (None, CONFIG):
+            with pytest.raises(InputError, match=r"cannot be loaded: ") as error:
+                models.load(diffusers_folder, config)
+            assert "\n" not in str(error.value)
+
+
+def test_a_wrong_type_in_config_json_is_named_beside_a_configuration(diffusers_folder):
+    path = diffusers_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_eps": [1e-6]}))
+    assert refused(diffusers_folder, CONFIG).endswith("its config.json: norm_eps must be a number, not [1e-06]")
 
 
 def test_a_damaged_file_in_a_diffusers_folder_is_named(diffusers_folder):

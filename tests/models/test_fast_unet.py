@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from configs import InputError
-from models import FastUNet, SplitUNet, UNetConfig
+from models import FastUNet, SplitUNet, UNetConfig, kernels
 from models.feature import tensors
 from models.split import PartialSums
 
@@ -187,6 +188,30 @@ def test_real_timesteps_and_any_batch(case):
         t = torch.tensor([0.5, 17.25])
         assert_equal(transformed(x, t, cond)[0], plain(x, t, cond)[0])
         assert_equal(transformed(x[:1], T[:1], one)[0], plain(x[:1], T[:1], one)[0])
+
+
+@pytest.mark.parametrize("t", [[-1, 3], [0, 1000], [1000, 5000]])
+def test_integer_timesteps_outside_the_table_are_computed_on_a_cpu(case, t):
+    plain, fast, _, _, x, cond = case
+    t = torch.tensor(t)
+    assert_equal(fast(x, t, cond)[0], plain(x, t, cond)[0])
+
+
+def test_fast_is_the_network_as_the_scripts_run_it(case):
+    plain, _, _, _, x, cond = case
+    plain = copy.deepcopy(plain)
+    network = models.fast(plain, num_timesteps=950)
+    assert isinstance(network, FastUNet)
+    assert {type(module) for module in network.modules()} >= {kernels.Conv2d, kernels.Linear}
+    if plain.config.num_classes is None:
+        assert len(network.projections.table) == 950
+    assert network.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
+    assert {id(parameter) for parameter in network.parameters()} == {id(parameter) for parameter in plain.parameters()}
+    assert_equal(network(x, T, cond)[0], plain(x, T, cond)[0])
+    split = SplitUNet(network)
+    _, features = split(x, T, cond, taps=[1])
+    wanted, _ = plain(x, LATER, cond, branch=1, feature=plain(x, T, cond, taps=[1])[1][1])
+    assert_equal(split(x, LATER, cond, branch=1, feature=features[1])[0], wanted)
 
 
 def test_keys_and_values_are_computed_once_for_a_context_and_anew_for_another():

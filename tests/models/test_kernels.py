@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import models
 from models import UNetConfig, kernels, onednn, shifted, winograd
-from models.fast import FastUNet, SplitUNet
+from models.fast_unet import FastUNet, SplitUNet
 from models.kernels import optimise
 
 # As wide as it takes for Winograd's algorithm and for tiles of attention; published networks are wider.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import types
 from dataclasses import replace
@@ -185,6 +187,44 @@ def test_the_scale_factor_in_the_file_counts(tmp_path, text_tensors):
     assert models.load_first_stage(path).config.scale_factor == 0.25
 
 
+@pytest.mark.parametrize("factor", [torch.tensor(math.nan), torch.tensor(1j), torch.zeros((), device="meta")])
+def test_a_scale_factor_that_is_none_is_refused(tmp_path, text_tensors, factor):
+    path = write_lightning(text_tensors | {"scale_factor": factor}, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=r"model.ckpt cannot be loaded: .*scale_factor"):
+        models.load_first_stage(path)
+
+
+def write_vae(first_stage, folder, **changes):
+    """diffusers' folder of a first stage; what is changed to `...` is left out of its config.json."""
+    first_stage.save_pretrained(folder / "vae")
+    path = folder / "vae" / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+    return folder
+
+
+@pytest.mark.parametrize("value", [None, [1], True, "much", {}])
+@pytest.mark.parametrize("given", [True, False], ids=["config", "no config"])
+def test_a_scaling_factor_in_config_json_that_is_no_number_is_refused(tmp_path, text_model, value, given):
+    write_vae(text_model.first_stage, tmp_path, scaling_factor=value)
+    with pytest.raises(InputError, match=r"its config.json: scale_factor must be a number, not "):
+        models.load_first_stage(tmp_path, TEXT_MODEL if given else None)
+
+
+def test_numbers_in_config_json_may_be_written_as_texts(tmp_path, text_model):
+    write_vae(text_model.first_stage, tmp_path, scaling_factor="0.18215")
+    assert models.load_first_stage(tmp_path).config.scale_factor == 0.18215
+
+
+@pytest.mark.parametrize(
+    ("given", "stated", "factor"), [(0.5, ..., 0.5), (None, ..., 0.18215), (0.5, 0.25, 0.25), (None, 0.25, 0.25)]
+)
+def test_the_scale_factor_of_a_class_counts_where_nobody_says_another(tmp_path, text_model, given, stated, factor):
+    write_vae(text_model.first_stage, tmp_path, scaling_factor=stated)
+    config = given and FirstStageConfig([1, 2], 4, channels=32, scale_factor=given)
+    assert models.load_first_stage(tmp_path, config).config.scale_factor == factor
+
+
 def test_a_first_stage_of_wrong_shapes_is_refused(tmp_path, text_tensors):
     wrong = text_tensors | {"first_stage_model.encoder.conv_in.bias": torch.tensor(0.0)}
     with pytest.raises(InputError, match="do not have the shapes of the layout"):
@@ -263,6 +303,26 @@ def test_a_folder_without_the_part_says_what_it_lacks(tmp_path, text_model):
     assert models.load_parts(tmp_path).first_stage is None
 
 
+@pytest.mark.parametrize("which", ["text", "classes"])
+def test_a_conditioner_of_the_other_kind_than_given_is_refused(tmp_path, class_tensors, text_tensors, which):
+    tensors, config = (text_tensors, CLASS_MODEL) if which == "text" else (class_tensors, TEXT_MODEL)
+    path = write_lightning(tensors, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=f"its conditioner is one of {which}, but the configuration says "):
+        models.load_conditioner(path, config.conditioning)
+
+
+def test_a_conditioner_of_another_width_than_the_unet_takes_is_refused(tmp_path, class_tensors):
+    wider = class_tensors | {"cond_stage_model.embedding.weight": randn(11, 32)}
+    path = write_lightning(wider, tmp_path / "model.ckpt")
+    sentence = "the conditioner makes contexts 32 wide, but the U-Net takes "
+    with pytest.raises(InputError, match=f"model.ckpt cannot be loaded: {sentence}them 24 wide"):
+        models.load_parts(path, CLASS_MODEL.network)
+    network = replace(CLASS_MODEL.network, context_dim=None)
+    conditioning = ConditioningConfig(classes=ClassesConfig(11, 32))
+    with pytest.raises(InputError, match=f"{sentence}none"):
+        models.load_parts("random", replace(CLASS_MODEL, network=network, conditioning=conditioning))
+
+
 def test_random_parts_of_a_configuration():
     parts = models.load_parts("random", TEXT_MODEL)
     context = parts.conditioner(["a cat", "a dog"])
@@ -297,13 +357,18 @@ class ModelCheckpoint:
         self.state = state
 
 
+class AttributeDict(dict):
+    """As Lightning's hyper-parameters."""
+
+
 @pytest.fixture
 def lightning(monkeypatch):
     """The module that such a pickle names, there only while it is written."""
     name = "pytorch_lightning.callbacks.model_checkpoint"
     module = types.ModuleType(name)
-    module.ModelCheckpoint = ModelCheckpoint
-    monkeypatch.setattr(ModelCheckpoint, "__module__", name)
+    for kind in (ModelCheckpoint, AttributeDict):
+        setattr(module, kind.__name__, kind)
+        monkeypatch.setattr(kind, "__module__", name)
     for part in ("pytorch_lightning", "pytorch_lightning.callbacks"):
         monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
     monkeypatch.setitem(sys.modules, name, module)
@@ -321,6 +386,13 @@ def test_callbacks_of_lightning_are_read_as_empty_stand_ins(tmp_path, lightning,
     assert_unet_equals(models.load(tmp_path / "model.ckpt", CLASS_MODEL), class_model.unet)
     assert "pytorch_lightning" not in sys.modules
     assert "lightning" not in str(torch.serialization.get_safe_globals())
+
+
+def test_foreign_dictionaries_are_read_as_plain_ones(tmp_path, lightning, class_model, class_tensors):
+    hyper_parameters = AttributeDict(rate=1e-4, one=AttributeDict(width=3), callback=ModelCheckpoint(AttributeDict()))
+    torch.save({"hyper_parameters": hyper_parameters, "state_dict": class_tensors}, tmp_path / "model.ckpt")
+    lightning.undo()
+    assert_unet_equals(models.load(tmp_path / "model.ckpt", CLASS_MODEL), class_model.unet)
 
 
 class Malicious:

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 import configs
 import models
 from configs import InputError
-from models import UNetConfig
+from models import PartsConfig, UNetConfig
+from models.known import read_config
 
 ATOL = 2e-5
 T = torch.tensor([3, 951])
@@ -261,6 +262,33 @@ def test_a_known_architecture_brings_its_attention_order(tmp_path, monkeypatch):
     for order, same in (("new", True), ("legacy", False)):
         given = models.load(tmp_path / "model.pt", {"network": network, "attention_order": order})
         assert torch.equal(given(x, T[:1])[0], recognised) == same
+
+
+def test_a_network_alone_brings_what_is_published_of_it(tmp_path, monkeypatch):
+    """Its own configuration, without that section: the order of the file's channels is no part of a network."""
+    network = {"resolution": 16, "channels": 32, "channel_mult": [1, 2], "attention_levels": [1], "num_heads": 4,
+               **OPENAI}  # fmt: skip
+    (tmp_path / "models").mkdir()
+    published = {"network": network, "attention_order": "new", "weights": "raw"}
+    (tmp_path / "models" / "new.yaml").write_text(json.dumps(published))
+    monkeypatch.setattr(configs, "FOLDER", tmp_path)
+    for config in (network, UNetConfig(**network)):
+        assert read_config(config) == PartsConfig(UNetConfig(**network), attention_order="new", weights="raw")
+    other = UNetConfig(**network | {"num_heads": 2})
+    assert read_config(other) == PartsConfig(other, attention_order="legacy", weights="ema")
+
+
+def test_published_networks_alone():
+    """ADM-64's order is the new one and LDM-4-G samples with its raw weights, which nothing in their networks shows."""
+    assert read_config(read_config("adm_imagenet64").network).attention_order == "new"
+    assert read_config(read_config("ldm_cin256_v2").network).weights == "raw"
+
+
+@pytest.mark.parametrize(("levels", "attention", "resolution"), [(6, [0], 32), (3, [1], 32), (3, [], 64), (1, [], 16)])
+def test_the_guessed_resolution_can_be_halved(tmp_path, levels, attention, resolution):
+    reference = unet([32] * levels, attention, layers_per_block=1, **DDPM_OPTIONS)
+    torch.save(pesser(reference.state_dict(), levels), tmp_path / "model.ckpt")
+    assert models.load(tmp_path / "model.ckpt").config.resolution == resolution
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,18 @@ def test_an_impossible_pass_is_refused_in_one_sentence(arguments, sentence):
     assert sentence in str(error.value)
 
 
+@pytest.mark.parametrize("size", [(15, 16), (16, 18)])
+def test_sides_that_the_levels_cannot_halve_are_refused_in_one_sentence(size):
+    plain = models.load("random", DDPM)
+    for network in (plain, models.FastUNet(plain), models.SplitUNet(models.FastUNet(plain))):
+        with pytest.raises(InputError) as error:
+            network(torch.zeros(1, 3, *size), torch.tensor([1]))
+        height, width = size
+        assert str(error.value) == (
+            f"x of {height}x{width} does not fit this network; both sides must be multiples of 4"
+        )
+
+
 @pytest.mark.parametrize(
     ("config", "cond", "sentence"),
     [

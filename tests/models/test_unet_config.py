@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import pytest
@@ -25,7 +26,13 @@ SOUND = {"resolution": 16, "channels": 32, "channel_mult": [1, 2]}
         ({"context_dim": 0}, "context_dim must be at least 1, not 0"),
         ({"num_classes": -1}, "num_classes must be at least 1, not -1"),
         ({"num_groups": 0}, "num_groups must be at least 1, not 0"),
-        ({"norm_eps": 0.0}, "norm_eps must be above 0, not 0.0"),
+        ({"norm_eps": 0.0}, "norm_eps must be a finite number above 0, not 0.0"),
+        ({"norm_eps": math.nan}, "norm_eps must be a finite number above 0, not nan"),
+        ({"norm_eps": math.inf}, "norm_eps must be a finite number above 0, not inf"),
+        ({"channel_mult": [1, math.nan]}, "channel_mult must hold finite numbers, not [1, nan]"),
+        ({"channel_mult": [1, math.inf]}, "channel_mult must hold finite numbers, not [1, inf]"),
+        ({"channel_mult": [1, 1e308]}, "channel_mult must hold finite numbers, not [1, 1e+308]"),
+        ({"channels": 3, "num_groups": 1}, "channels must be at least 4 for two frequencies of sin_cos, not 3"),
         ({"dropout": 1.0}, "dropout must lie in 0..1 (1 excluded), not 1.0"),
         ({"num_heads": 2, "head_channels": 16}, "a network has either num_heads or head_channels, not both"),
         (
@@ -66,6 +73,12 @@ def test_an_impossible_architecture_is_refused(options, sentence):
         ({}, "config lacks "),
         ({"network": None}, "config: network must be a mapping"),
         (SOUND | {"channel_mult": "1,2"}, "config: channel_mult must be "),
+        (SOUND | {"channel_mult": [1, [2]]}, "config: channel_mult must be list[float], not [1, [2]]"),
+        (SOUND | {"channel_mult": {}}, "config: channel_mult must be list[float], not {}"),
+        (SOUND | {"attention_levels": {}}, "config: attention_levels must be list[int], not {}"),
+        (SOUND | {"channels": "${x}"}, "config: channels must be an integer, not '${x}'"),
+        (SOUND | {"channels": 10**400}, "config: int too large to convert to float"),
+        ({"network": []}, "config: network must be a mapping of keys to values, not []"),
         (SOUND | {"chanels": 32}, "config has no key 'chanels'; did you mean 'channels'?"),
         ({"network": SOUND, "atention_order": "new"}, "config has no key 'atention_order'; did you mean"),
         ({"network": SOUND, "attention_order": "old"}, "attention_order 'old' does not exist; known: legacy, new"),
