@@ -29,6 +29,7 @@ class SavedPlan:
     checkpoint: str  # sha256 of the weights; "" for random ones
     sampler: dict[str, Any]  # its configuration
     timesteps: list[int]  # of every network evaluation
+    pipeline: dict[str, Any] = field(default_factory=dict)  # what else the trajectory depends on: guidance, size, split
     record: dict[str, Any] = field(default_factory=dict)  # how it was found: seeds, errors, MACs
 
     def __post_init__(self) -> None:
@@ -40,16 +41,24 @@ class SavedPlan:
     def plan(self) -> Plan:
         return tuple(self.entries)
 
-    def check(self, checkpoint: str, sampler: Mapping[str, Any], timesteps: Sequence[int]) -> None:
-        """Raises InputError where weights, sampler or timesteps are not those the plan was made for."""
+    def check(
+        self,
+        checkpoint: str,
+        sampler: Mapping[str, Any],
+        timesteps: Sequence[int],
+        pipeline: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raises InputError where weights, sampler, timesteps or the rest are not those the plan was made for."""
         if self.checkpoint != checkpoint:
             raise InputError(f"it was made for the weights with sha256 {self.checkpoint[:12] or '(random)'}, not for "
                              f"{checkpoint[:12] or '(random)'}; calibrate one for these")  # fmt: skip
-        changed = [key for key in sampler if self.sampler.get(key) != sampler[key]]
+        ours = {f"sampler.{key}": value for key, value in sampler.items()} | _jsonable(pipeline or {})
+        theirs = {f"sampler.{key}": self.sampler.get(key) for key in sampler} | self.pipeline
+        changed = [key for key in ours if key in theirs and theirs[key] != ours[key]]
         if changed:
             key = changed[0]
-            raise InputError(f"it was made for sampler.{key}={self.sampler.get(key)}, not {sampler[key]}; sample with "
-                             "its settings, or calibrate one for these")  # fmt: skip
+            raise InputError(f"it was made for {key}={theirs[key]}, not {ours[key]}; sample with its settings, or "
+                             "calibrate one for these")  # fmt: skip
         if tuple(self.timesteps) != tuple(timesteps):
             raise InputError("it was made for other timesteps; calibrate one for this noise schedule")
 
@@ -69,7 +78,12 @@ def load_plan(path: str | Path) -> SavedPlan:
         raise InputError(f"{path} is damaged or not a plan file ({error})") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"{path} is not a plan file of scripts/calibrate.py")
-    return configs.parse(SavedPlan, content, where=str(path))
+    try:
+        plan = configs.parse(SavedPlan, content, where="it")
+        make_forecaster(plan.forecaster)
+    except InputError as error:
+        raise InputError(f"{path} is no plan that can be used: {error}") from error
+    return plan
 
 
 @register("plan")
@@ -93,12 +107,23 @@ class PlanFile:
                              f"makes {num_evals}")  # fmt: skip
         return self.saved.plan
 
-    def check(self, checkpoint: str, sampler: Mapping[str, Any], timesteps: Sequence[int]) -> None:
+    def check(
+        self,
+        checkpoint: str,
+        sampler: Mapping[str, Any],
+        timesteps: Sequence[int],
+        pipeline: Mapping[str, Any] | None = None,
+    ) -> None:
         """As SavedPlan.check, naming the file."""
         try:
-            self.saved.check(checkpoint, sampler, timesteps)
+            self.saved.check(checkpoint, sampler, timesteps, pipeline)
         except InputError as error:
             raise InputError(f"{self.file} does not fit: {error}") from error
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As a file would hold them: tuples are lists there."""
+    return json.loads(json.dumps(dict(values)))
 
 
 def make_policy(settings: Mapping[str, Any]) -> Policy | AdaptivePolicy:

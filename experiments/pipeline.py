@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,12 @@ class PipelineConfig(EngineConfig):
         configs.one_of(self.precision, PRECISIONS, "precision")
         if self.prompt is not None and self.prompts is not None:
             raise InputError("give either prompt or prompts, not both")
+
+    @property
+    def of_trajectories(self) -> dict[str, Any]:
+        """What a calibrated plan holds for, besides the sampler, by dotted key."""
+        guidance = {f"guidance.{key}": value for key, value in asdict(self.guidance).items()}
+        return {**guidance, "height": self.height, "width": self.width, "split": self.split}
 
 
 class Pipeline:

@@ -10,21 +10,24 @@ from caching import (
     AdaptivePolicy,
     Budget,
     SavedPlan,
+    check_plan,
     describe,
     make_policy,
     pass_costs,
 )
 from configs import InputError
+from experiments.digest import json_digest
 from experiments.grid import expand, label
 from experiments.images import save_figure
 from experiments.model import model_config, pick_device
 from experiments.pipeline import load_pipeline
 from experiments.planning import pictures
-from experiments.planning.end_error import EndError, describe_forecaster, mean_psnr
+from experiments.planning.end_error import EndError, mean_psnr
+from experiments.planning.naming import describe_forecaster, words
 from experiments.planning.search import CalibrateConfig, Search, Trial
 from experiments.planning.tuning import Tuned, tuned
 from experiments.reports.tables import markdown
-from experiments.runs.run import default_checkpoint
+from experiments.runs.run import SampleConfig, default_checkpoint
 from samplers import Sampler
 
 
@@ -43,9 +46,7 @@ class Calibration:
         rows = [(trial.name, trial.forecaster, price, trial.psnr) for trial, price in self.rows]
         rows += [(label(tuned.record()["policy"]), *tuned[1:]) for tuned in self.adaptive]
         for name, forecaster, price, psnr in rows:
-            words = describe_forecaster(forecaster)
-            how = " ".join([words["name"], *(f"{k}={v}" for k, v in words.items() if k in ("order", "clock"))])
-            table.append([name, how, f"{price:.1%}", f"{psnr:.2f}"])
+            table.append([name, words(forecaster), f"{price:.1%}", f"{psnr:.2f}"])
         return "\n".join(
             [
                 *markdown(table),
@@ -54,6 +55,8 @@ class Calibration:
                 f"On as many fresh seeds: {self.checked:.2f} dB.",
                 f"plan: {describe(self.best.plan)}",
                 f"written to {self.path}; use it with scripts/sample.py policy={self.path}",
+                "and compare it with everything else by scripts/frontier.py "
+                f"plans={self.path.parent} out=outputs/frontier",
             ]
         )
 
@@ -62,11 +65,12 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     """Searches a plan for one sampling configuration under a budget of MACs, and writes it.
 
     First the regular plans (full passes evenly spaced or crowded to one end, around one branch or layered, null
-    steps between or not) with every closed-form forecaster on few seeds; then the best few of them, and small changes
-    to the best, on all seeds; then fitted weights. Every decision is made on the end error of the cached trajectory
-    itself.
+    steps between or not), the best of them with every closed-form forecaster and config.forecasters, on few seeds;
+    then the best few, and small changes to the best, on all seeds; then fitted weights. Every decision is made on the
+    end error of the cached trajectory itself.
 
-    Raises InputError for what SampleConfig refuses, and where the budget allows no plan.
+    Raises InputError for what SampleConfig refuses, for forecasters that do not exist, and where the budget allows no
+    plan.
     """
     model = model_config(config.model)
     sampler = Sampler(config.sampler, model.diffusion)
@@ -79,10 +83,11 @@ def calibrate(config: CalibrateConfig) -> Calibration:
         if isinstance(policy, AdaptivePolicy):
             raise InputError(f"what {config.policy['name']} costs shows during sampling alone; name a budget, e.g. "
                              "budget=0.35")  # fmt: skip
-        limit = 1 / costs.speedup(policy.plan(sampler.num_evals))
+        plan = policy.plan(sampler.num_evals)
+        check_plan(plan, sampler.num_evals, pipeline.unet.num_branches)
+        limit = 1 / costs.speedup(plan)
     budget = Budget(costs, limit)
-    path = Path(config.plan or f"plans/{Path(config.model).stem}-{config.sampler.name}{config.sampler.steps}-"
-                f"{config.sampler.spacing}-{limit:.3f}.json")  # fmt: skip
+    path = Path(config.plan or f"plans/{default_name(config, limit)}.json")
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     error = EndError(pipeline, sampler, seeds, config.batch_size, path.with_suffix(".trials.jsonl"))
     search = Search(config, pipeline, sampler, error, budget)
@@ -100,6 +105,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
         checkpoint=pipeline.unet.provenance.sha256,
         sampler=asdict(config.sampler),
         timesteps=list(sampler.eval_timesteps),
+        pipeline=config.of_trajectories,
         record={
             "model": Path(config.model).stem,
             "price": budget.price(best.plan),
@@ -123,3 +129,14 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     compared = {f"{trial.name}, {trial.psnr:.1f} dB": trial.plan for trial in rows}
     save_figure(pictures.strips(compared), path.with_suffix(".png"))
     return Calibration(path, best, checked, [(trial, budget.price(trial.plan)) for trial in rows], adaptive)
+
+
+def default_name(config: CalibrateConfig, budget: float) -> str:
+    """A plan's name: of its model, sampler and budget; where anything else is not as usual, with a digest of it."""
+    sampler, usual = config.sampler, SampleConfig()
+    ours = asdict(sampler) | config.of_trajectories
+    theirs = asdict(usual.sampler) | usual.of_trajectories
+    named = ("name", "steps", "spacing")
+    rest = {key: value for key, value in ours.items() if key not in named and value != theirs[key]}
+    parts = [Path(config.model).stem, f"{sampler.name}{sampler.steps}", sampler.spacing, f"{budget:.3f}"]
+    return "-".join([*parts, *[json_digest(rest)[:8]] * bool(rest)])

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import FORECASTERS, AdaptivePolicy, Depth, Explicit, Forecaster, Plan, Policy
+from caching import AdaptivePolicy, Depth, Explicit, Forecaster, Plan, Policy
 from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline
+from experiments.planning.naming import code_of, describe_forecaster
 from experiments.runs.sampling import Run, batches, sample_batch
 from samplers import Sampler
 
@@ -85,7 +86,8 @@ class EndError:
         self, what: Mapping[str, Any], policy: Policy | AdaptivePolicy, forecaster: Forecaster, count: int | None
     ) -> Measured:
         seeds = self.seeds[:count]
-        key = self._key({**what, "forecaster": describe_forecaster(forecaster), "seeds": seeds})
+        described = describe_forecaster(forecaster) | code_of(type(forecaster))
+        key = self._key({**what, "forecaster": described, "seeds": seeds})
         if key not in self._known:
             x, depths = self._sample(Strategy("plan", policy, forecaster), seeds)
             self._remember(key, Measured(squared_errors(x, self.reference(len(seeds))), Counter(depths)))
@@ -114,13 +116,6 @@ class EndError:
             with self.journal.open("a", encoding="utf-8") as file:
                 # The line break comes first: it ends whatever a killed run left unfinished.
                 file.write("\n" + json.dumps(entry))
-
-
-def describe_forecaster(forecaster: Forecaster) -> dict[str, Any]:
-    """A forecaster's settings as a configuration holds them."""
-
-    name = next(name for name, cls in FORECASTERS.items() if cls is type(forecaster))
-    return {"name": name, **asdict(forecaster)}
 
 
 def _read_journal(path: Path | None) -> dict[str, Measured]:

@@ -26,10 +26,12 @@ class FeaturesConfig(SampleConfig):
 def draw_features(config: FeaturesConfig) -> str:
     """Writes similarity.png and drift.png into config.out -> where they are.
 
-    Raises InputError as sampling does, and for branches that the network does not have.
+    Raises InputError as sampling does, for branches that the network does not have, and where nothing can drift.
     """
     model = model_config(config.model)
     sampler = Sampler(config.sampler, model.diffusion)
+    if sampler.num_evals < 2:
+        raise InputError("features drift from one network evaluation to the next; take sampler.steps of at least 2")
     checkpoint = config.checkpoint or default_checkpoint(model, config.model)
     pipeline = load_pipeline(checkpoint, config.model, config, pick_device(config.device))
     inner = pipeline.unet.num_branches - 1
@@ -42,4 +44,4 @@ def draw_features(config: FeaturesConfig) -> str:
     out = Path(config.out or f"outputs/features-{Path(config.model).stem}")
     save_figure(pictures.similarity(drifts, sampler.eval_timesteps), out / "similarity.png")
     save_figure(pictures.drift(drifts), out / "drift.png")
-    return f"similarity.png and drift.png, over {len(seeds)} trajectories, are in {out}"
+    return f"similarity.png and drift.png are in {out} (trajectories: {len(seeds)})"

@@ -6,11 +6,11 @@ and table and plot are made of these files alone.
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import (
-    NULL,
-    AdaptivePolicy,
-    Explicit,
-    Forecaster,
-    Lagrange,
-    NoCache,
-    Plan,
-    Policy,
-    Reuse,
-    SavedPlan,
-    Taylor,
-    Uniform,
-    load_plan,
-    make_forecaster,
-    make_policy,
-    pass_costs,
-)
+from caching import NULL, Plan, SavedPlan, load_plan, pass_costs
 from configs import InputError
 from experiments.digest import json_digest
-from experiments.grid import UNCACHED, Strategy, label
+from experiments.grid import UNCACHED, Strategy
 from experiments.images import save_figure
 from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
-from experiments.planning import pictures
-from experiments.planning.end_error import describe_forecaster, final_states, mean_psnr, squared_errors
-from experiments.reports.tables import markdown
+from experiments.planning import frontier_page
+from experiments.planning.contenders import Row, check_seeds, fewer_steps, own_rows, rows_of, setting_name
+from experiments.planning.end_error import final_states, mean_psnr, squared_errors
 from experiments.runs.run import default_checkpoint
 from models.files import write_safetensors, write_text
 from samplers import Sampler, SamplerConfig
@@ -60,13 +43,18 @@ class FrontierConfig(PipelineConfig):
 
     model: str = "mnist32"
     checkpoint: str | None = None
-    plans: str = "docs/frontier/plans"  # folder of calibrated plans: each says which sampler and budget it is for
-    num_images: int = 256  # from seed 0 on
+    # Folder of calibrated plans, or a pattern of their files: each says which sampler and budget it is for. Those of
+    # other models are passed over.
+    plans: str = "docs/frontier/plans"
+    # Ideas of your own, {policy: ..., forecaster: ...} as sampling configurations have them, measured in every setting
+    # that the plans are for.
+    also: list[Any] = field(default_factory=list)
+    num_images: int = 256  # from seed 0 on; stored rows hold 128 images each
     batch_size: int = 32
     solution_steps: int = 1000  # of DDIM, taken for the exact solution
     solution_images: int = 32
     device: str = "auto"
-    out: str = "docs/frontier"  # rows/ of it holds the results
+    out: str = "docs/frontier"  # rows/ of it holds the results; those of docs/frontier are read from there
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,90 +63,19 @@ class FrontierConfig(PipelineConfig):
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One way to sample, for one budget of one setting."""
-
-    setting: SamplerConfig  # whose uncached images are the target
-    budget: float  # MACs that are allowed, as a fraction of the setting's uncached ones; 1 for those themselves
-    group: str  # what the row is about: one of GROUPS, or "uncached"
-    name: str
-    sampler: SamplerConfig
-    policy: Policy | AdaptivePolicy
-    forecaster: Forecaster
-
-    def identity(self, num_evals: int) -> dict[str, Any]:
-        """All that the row's figures depend on, besides checkpoint and images."""
-        what = asdict(self) | {"forecaster": describe_forecaster(self.forecaster)}
-        policy = what.pop("policy")
-        if isinstance(self.policy, AdaptivePolicy):
-            return what | {"policy": {"name": type(self.policy).__name__.lower(), **policy}}
-        return what | {"plan": self.policy.plan(num_evals)}
-
-
-def rows_of(saved: SavedPlan, diffusion: Any) -> Iterator[Row]:
-    """A calibrated plan, and everything that it must be better than at its cost."""
-    setting, budget = SamplerConfig(**saved.sampler), saved.record["budget"]
-    full = Sampler(setting, diffusion).num_evals
-
-    def row(
-        group: str,
-        name: str,
-        policy: Policy | AdaptivePolicy,
-        forecaster: Forecaster,
-        sampler: SamplerConfig = setting,
-    ) -> Row:
-        return Row(setting, budget, group, name, sampler, policy, forecaster)
-
-    yield row("uncached", "uncached", NoCache(), Reuse())
-    calls = int(budget * full + 1e-6)
-    for name, sampler in fewer_steps(setting, calls).items():
-        yield row("fewer steps", f"{sampler.steps} steps of {name}", NoCache(), Reuse(), sampler)
-    for compared in saved.record["compared"]:
-        policy, forecaster = Explicit(entries=compared["entries"]), make_forecaster(compared["forecaster"])
-        group = "reuse" if isinstance(forecaster, Reuse) else "forecasts"
-        yield row(group, f"{compared['name']}, {words(forecaster)}", policy, forecaster)
-    for tuned in saved.record.get("adaptive", []):
-        policy, forecaster = make_policy(tuned["policy"]), make_forecaster(tuned["forecaster"])
-        limit = {key: f"{value:.3g}" for key, value in tuned["policy"].items() if key in ("threshold", "bound")}
-        name = label({"name": tuned["policy"]["name"], **limit, "branch": policy.branch})
-        yield row("adaptive", f"{name}, {words(forecaster)}", policy, forecaster)
-    interval, branch = saved.record["uniform"]
-    uniform = Uniform(interval, branch)
-    for forecaster in (Lagrange(1), Lagrange(3), Taylor(2), Lagrange(2, "log_snr")):
-        yield row("forecasts", f"uniform interval={interval} branch={branch}, {words(forecaster)}", uniform, forecaster)
-    null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL)
-    yield row("null steps", f"null steps between {calls} calls, {words(Lagrange())}", null, Lagrange())
-    forecaster = make_forecaster(saved.forecaster)
-    yield row("calibrated", f"calibrated, {words(forecaster)}", Explicit(entries=saved.entries), forecaster)
-
-
-def fewer_steps(setting: SamplerConfig, calls: int) -> dict[str, SamplerConfig]:
-    """Solvers with so many network calls."""
-    spacing = "leading" if setting.spacing == "uniform" else setting.spacing  # of exactly so many steps
-    ddim = replace(setting, spacing=spacing, steps=calls)
-    # DDIM does best nearest to the setting's own timesteps, the others where both ends are visited.
-    other = "fractional" if spacing == "leading" else spacing
-    return {
-        "DDIM": ddim,
-        "DPM-Solver++ 2M": replace(ddim, name="dpmpp_2m", spacing=other),
-        "PLMS": replace(ddim, name="plms", steps=calls - 1, spacing=other),
-    }
-
-
 class Frontier:
-    """The rows of one checkpoint, measured or read."""
+    """The rows of one checkpoint, measured or read.
+
+    Raises InputError where there are no plans, or they cannot be evaluated on these seeds, and for an entry of `also`
+    that fits none of their settings.
+    """
 
     def __init__(self, config: FrontierConfig) -> None:
         self.config, self.model = config, model_config(config.model)
         self.out = Path(config.out)
-        self.plans = [load_plan(path) for path in sorted(Path(config.plans).glob("*.json"))]
-        if not self.plans:
-            raise InputError(f"there are no plans in {config.plans}; scripts/calibrate.py plan=FILE writes them")
-        for plan in self.plans:
-            start, stop = plan.record["seeds"]["calibration"]
-            if start < config.num_images:
-                raise InputError(f"a plan was calibrated on seeds {start} to {stop - 1}, which are evaluated here")
+        self.plans = read_plans(config)
+        self.rows = [(row, plan.checkpoint) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
+        self.rows += own_rows(config.also, self.plans, self.model, config.num_images)
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -167,19 +84,32 @@ class Frontier:
         return load_pipeline(checkpoint, self.config.model, self.config, pick_device(self.config.device))
 
     def run(self) -> str:
-        """Runs what is missing, then renders table and plot -> the table."""
-        rows = [(row, plan.checkpoint) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
-        for seeds, (row, checkpoint) in tqdm(list(itertools.product(self.blocks, rows)), unit="row", desc="frontier"):
-            path = self.path(row, checkpoint, seeds)
-            if not path.exists():
-                write_text(path, json.dumps(self.measure(row, checkpoint, seeds), indent=1) + "\n")
-        files = dict.fromkeys(tuple(self.path(*row, seeds) for seeds in self.blocks) for row in rows)
-        results = [merged([json.loads(path.read_text()) for path in paths]) for paths in files]
-        results.sort(key=_order)
-        text = table(results)
-        write_text(self.out / "frontier.md", text + "\n")
-        save_figure(pictures.frontier(results), self.out / "frontier.png")
-        return text
+        """Runs what is missing, then writes tables and picture -> the summary of them."""
+        wanted = {self.path(*row, seeds): (*row, seeds) for seeds in self.blocks for row in self.rows}
+        missing = {path: what for path, what in wanted.items() if not path.exists()}
+        for path, what in tqdm(missing.items(), unit="row", desc="frontier", disable=not missing):
+            write_text(path, json.dumps(self.measure(*what), indent=1) + "\n")
+        results = frontier_page.ordered(self.results())
+        text, picture = self.out / "frontier.md", self.out / "frontier.png"
+        write_text(text, frontier_page.page(results, Path(self.config.model).stem) + "\n")
+        save_figure(frontier_page.picture(results), picture)
+        return "\n".join([*frontier_page.summary(results), "", f"All rows are in {text}, the picture is {picture}."])
+
+    def results(self) -> list[dict[str, Any]]:
+        """What was measured, one mapping per row, over all blocks."""
+        by_files = {tuple(self.path(*row, seeds) for seeds in self.blocks): row[0] for row in self.rows}
+        return [
+            merged([json.loads(path.read_text()) for path in paths]) | self.consists_of(row)
+            for paths, row in by_files.items()
+        ]
+
+    def consists_of(self, row: Row) -> dict[str, Any]:
+        """The number of full, partial and null calls of a calibrated plan, as a key of its result."""
+        if row.group != "calibrated":
+            return {}
+        plan = row.policy.plan(Sampler(row.sampler, self.model.diffusion).num_evals)
+        full, null = plan.count(None), plan.count(NULL)
+        return {"calls": (full, len(plan) - full - null, null)}
 
     @property
     def blocks(self) -> list[range]:
@@ -196,7 +126,13 @@ class Frontier:
             what["solved"] = count
         if count and self.config.solution_steps != usual.solution_steps:
             what["solution_steps"] = self.config.solution_steps
-        return self.out / "rows" / f"{json_digest(what)}.json"
+        return self.place("rows", f"{json_digest(what)}.json")
+
+    def place(self, folder: str, name: str) -> Path:
+        """A file of OUT; where OUT has it not and docs/frontier has, the one there."""
+        stored = Path(FrontierConfig().out, folder, name)
+        own = self.out / folder / name
+        return stored if stored.exists() and not own.exists() else own
 
     def solved(self, seeds: range) -> range:
         """Those of the seeds that are also compared with the solution."""
@@ -223,10 +159,10 @@ class Frontier:
         errors = squared_errors(x, target)
         psnr_solution = None
         if solved := self.solved(seeds):
-            exact = self.states(replace(row.setting, spacing="leading", steps=self.config.solution_steps), solved)
-            psnr_solution = mean_psnr(squared_errors(x[: len(solved)], exact))
+            exact = replace(fewer_steps(row.setting, self.config.solution_steps)["DDIM"], spacing="leading")
+            psnr_solution = mean_psnr(squared_errors(x[: len(solved)], self.states(exact, solved)))
         return {
-            "setting": f"{row.setting.name} {row.setting.steps} {row.setting.spacing}",
+            "setting": setting_name(row.setting),
             "budget": row.budget,
             "group": row.group,
             "name": row.name,
@@ -244,7 +180,7 @@ class Frontier:
         """Uncached final states, sampled once and kept in OUT/states."""
         what: list[Any] = [asdict(sampler), [seeds.start, seeds.stop], self.pipeline.unet.provenance.sha256]
         what += [self.changed] if self.changed else []
-        path = self.out / "states" / f"{json_digest(what)}.safetensors"
+        path = self.place("states", f"{json_digest(what)}.safetensors")
         if not path.exists():
             write_safetensors(path, {"x": self.sample(sampler, UNCACHED, seeds)[0]}, {})
         return load_file(path)["x"]
@@ -254,6 +190,31 @@ class Frontier:
         total = len(seeds) * len(sampler.table)
         with tqdm(total=total, unit="image step", unit_scale=True, desc=strategy.name, leave=False) as bar:
             return final_states(self.pipeline, sampler, strategy, seeds, self.config.batch_size, bar)
+
+
+def read_plans(config: FrontierConfig) -> list[SavedPlan]:
+    """The calibrated plans for the model.
+
+    Raises InputError where there is none, for a file that does not say how it was found, and for a plan that was
+    calibrated on seeds it would be evaluated on.
+    """
+    model = Path(config.model).stem
+    plans, others = [], set()
+    files = glob(f"{config.plans}/*" if Path(config.plans).is_dir() else config.plans)
+    for path in sorted(path for path in files if path.endswith(".json")):  # what was measured lies beside them
+        plan = load_plan(path)
+        if lacking := {"model", "budget", "compared", "uniform"} - plan.record.keys():
+            raise InputError(f"{path} does not say how it was found (its record lacks {min(lacking)}); here go files "
+                             "that scripts/calibrate.py wrote, others into also=[{policy: FILE.json}]")  # fmt: skip
+        if plan.record["model"] != model:
+            others.add(plan.record["model"])
+            continue
+        check_seeds(plan, path, config.num_images)
+        plans.append(plan)
+    if not plans:
+        hint = f"give model={min(others)} for those that are" if others else "scripts/calibrate.py writes them"
+        raise InputError(f"there are no plans for {model} in {config.plans}; {hint}")
+    return plans
 
 
 def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -266,48 +227,6 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def words(forecaster: Forecaster) -> str:
-    """A forecaster in a table."""
-    settings = describe_forecaster(forecaster)
-    order = f" {settings['order']}" if "order" in settings else ""
-    return settings["name"] + order + (" in log-SNR" if settings.get("clock") == "log_snr" else "")
-
-
-def table(results: list[Mapping[str, Any]]) -> str:
-    """The best of every group at each setting and budget; then all rows, one table for each of these."""
-    by_cell: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for result in results:
-        by_cell.setdefault((result["setting"], result["budget"]), []).append(result)
-    overview = [["setting", "MACs", *GROUPS, "gain"]]
-    lines = []
-    for (setting, budget), rows in by_cell.items():
-        psnrs = {group: [row["psnr"] for row in rows if row["group"] == group] for group in GROUPS}
-        best = {group: max(values) for group, values in psnrs.items() if values}
-        gain = best["calibrated"] - max(best["fewer steps"], best["reuse"])
-        cells = [f"{best[group]:.1f}" if group in best else "" for group in GROUPS]
-        overview.append([setting, f"{budget:.1%}", *cells, f"{gain:+.1f}"])
-        lines += ["", f"### {setting} steps, at most {budget:.1%} of the MACs", ""]
-        cells_of = [[row["name"], f"{row['macs']:.1%}", *_error(row), f"{row['psnr_solution']:.2f}"] for row in rows]
-        lines += markdown([["", "MACs", "MSE", "PSNR", "PSNR to the solution"], *cells_of])
-    legend = (
-        "PSNR (dB, mean over images) to the uncached images, the best row of each group; gain: of the calibrated plan "
-    )
-    return "\n".join([*markdown(overview), "", legend + "over the best of fewer steps and reuse.", *lines])
-
-
-GROUPS = ("fewer steps", "reuse", "forecasts", "adaptive", "null steps", "calibrated")
-
-
-def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Of tables and panels: many steps before few, large budgets before small, the best rows first."""
-    _, steps, spacing = result["setting"].split()
-    return spacing, -int(steps), -result["budget"], -result["psnr"]
-
-
 def _size(part: Mapping[str, Any]) -> int:
     start, stop = part["seeds"]
     return stop - start
-
-
-def _error(row: Mapping[str, Any]) -> list[str]:
-    return ["0", ""] if row["group"] == "uncached" else [f"{row['mse']:.2e}", f"{row['psnr']:.2f}"]

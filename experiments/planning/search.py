@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from caching import (
+    FORECASTERS,
+    NULL,
     Budget,
     Forecaster,
     Lagrange,
@@ -21,11 +23,13 @@ from caching import (
     drift_threshold,
     full_evals,
     least_drift,
+    make_forecaster,
     neighbour,
     partial_between,
     shapes,
 )
 from configs import InputError
+from experiments.grid import expand
 from experiments.pipeline import Pipeline
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr
@@ -43,7 +47,10 @@ class CalibrateConfig(SampleConfig):
     """
 
     budget: float | None = None  # MACs as a fraction of the uncached ones
-    branches: list[int] = field(default_factory=lambda: [-1, 0, 1, 2, 3])  # candidates; -1: null steps
+    branches: list[int] | None = None  # candidates, -1 for null steps; null: -1 to 3, as far as the network has them
+    # Forecasts of your own that are tried beside the built-in ones: names, or mappings with their settings, of which
+    # lists of values are several.
+    forecasters: list[Any] = field(default_factory=list)
     seeds: int = 24  # calibration images, from first_seed on, and as many again to check the result on
     first_seed: int = 1_000_000  # far from those that images are usually made from
     screening: int = 8  # seeds on which the regular plans are compared first
@@ -55,8 +62,10 @@ class CalibrateConfig(SampleConfig):
         super().__post_init__()
         if not 1 <= self.screening <= self.seeds:
             raise InputError(f"screening must lie in 1..seeds, not {self.screening} of {self.seeds}")
-        if not self.branches:
+        if self.branches == []:
             raise InputError("branches must name at least one candidate")
+        if self.trials < 0:
+            raise InputError(f"trials must be at least 0, not {self.trials}")
         if self.batch_size == AUTO:
             raise InputError("calibration wants a batch_size in images, not auto")
         if self.plan is not None and not self.plan.endswith(".json"):
@@ -78,15 +87,36 @@ FINALISTS = 3  # plans that few seeds leave for all of them to decide between
 RIDGES = (1e-3, 1e-2)
 
 
+def own_forecasters(entries: Sequence[Any]) -> Iterator[Forecaster]:
+    """Those that the key `forecasters` means. Raises InputError for what is none."""
+    for entry in entries:
+        if not isinstance(entry, str | Mapping):
+            raise InputError(f"forecasters lists names, or mappings with a name and settings, not {entry!r}")
+        settings = {"name": entry} if isinstance(entry, str) else entry
+        yield from map(make_forecaster, expand(settings, FORECASTERS))
+
+
+def candidates(branches: Sequence[int] | None, num_branches: int) -> list[int]:
+    """The branches that plans may enter at. Raises InputError for one that the network does not have."""
+    if branches is None:
+        return list(range(NULL, min(4, num_branches)))
+    for branch in branches:
+        if not NULL <= branch < num_branches:
+            raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to "
+                             f"{num_branches - 1}, and {NULL} for null steps")  # fmt: skip
+    return list(branches)
+
+
 class Search:
-    """The search of one calibration."""
+    """The search of one calibration. Raises InputError for forecasters and branches that do not exist."""
 
     def __init__(
         self, config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler, error: EndError, budget: Budget
     ) -> None:
         self.config, self.pipeline, self.sampler = config, pipeline, sampler
         self.error, self.budget = error, budget
-        self.branches = [branch for branch in config.branches if branch < pipeline.unet.num_branches]
+        self.branches = candidates(config.branches, pipeline.unet.num_branches)
+        self.forecasters = (*CLOSED_FORMS, *own_forecasters(config.forecasters))
         self.measured = 0
 
     def run(self) -> Trial:
@@ -108,7 +138,7 @@ class Search:
         uniform = Uniform(interval, branch).plan(evals)
         if uniform not in tried and branch in self.branches and self.budget.allows(uniform):
             tried.append(uniform)
-        trials += self.compare("forecasts", list(itertools.product(tried, CLOSED_FORMS)))
+        trials += self.compare("forecasts", list(itertools.product(tried, self.forecasters)))
         trials.sort(key=lambda trial: -trial.psnr)
         # Where passes fall against the last evaluations matters more than how many there are.
         others = []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from caching import Adaptive, AdaptivePolicy, Budget, Forecaster, Lagrange, Reuse, Threshold
-from experiments.planning.end_error import EndError, describe_forecaster, mean_psnr
+from experiments.planning.end_error import EndError, mean_psnr
+from experiments.planning.naming import describe_adaptive, describe_forecaster
 
 LIMITS = (1e-3, 1e2)  # between which thresholds and bounds are sought
 ROUNDS = 12  # halvings of their logarithms: to 0.3%
@@ -26,9 +26,8 @@ class Tuned(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """As a plan file holds it."""
-        name = type(self.policy).__name__.lower()
         return {
-            "policy": {"name": name, **asdict(self.policy)},
+            "policy": describe_adaptive(self.policy),
             "forecaster": describe_forecaster(self.forecaster),
             "price": self.price,
             "psnr": self.psnr,

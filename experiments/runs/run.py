@@ -103,7 +103,7 @@ def prepare(config: SampleConfig, world: World) -> Job:
     for strategy in chosen:
         if isinstance(strategy.policy, PlanFile):
             digest = pipeline.unet.provenance.sha256
-            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps)
+            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps, config.of_trajectories)
     runs = begin_all(pipeline, sampler, chosen)
     return Job(pipeline, sampler, runs, config.compare, output_folder(config, model, pipeline, chosen))
 

@@ -1,6 +1,7 @@
 """Plan files: read back as written, refused where they do not belong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ SAVED = SavedPlan(
     checkpoint="ab" * 32,
     sampler={"name": "ddim", "steps": 4},
     timesteps=[750, 500, 250, 0],
+    pipeline={"guidance.scale": 1.5, "guidance.interval": [0.3, 5.0], "height": None},
     record={"seeds": [1, 2]},
 )
 
@@ -36,6 +38,9 @@ def test_a_file_name_is_a_policy(path):
 
 def test_it_fits_what_it_was_made_for():
     SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps)
+    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline | {"guidance.interval": (0.3, 5.0)})
+    older = replace(SAVED, pipeline={})  # of a version that did not say
+    older.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,8 @@ def test_it_fits_what_it_was_made_for():
         ({"checkpoint": "cd" * 32}, "made for the weights with sha256 abababababab, not for cdcdcdcdcdcd"),
         ({"sampler": {"name": "ddim", "steps": 5}}, "made for sampler.steps=4, not 5"),
         ({"timesteps": [750, 500, 250, 1]}, "made for other timesteps"),
+        ({"pipeline": {"guidance.scale": 7.5}}, r"made for guidance\.scale=1\.5, not 7\.5"),
+        ({"pipeline": {"height": 64}}, "made for height=None, not 64"),
     ],
 )
 def test_a_foreign_plan_is_refused(path, changed, sentence):
@@ -62,6 +69,19 @@ def test_what_is_no_plan_is_refused_in_a_sentence(tmp_path, content):
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(InputError, match="plan file"):
         load_plan(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"forecaster": {"name": "guess"}}, "the forecaster 'guess' does not exist"),
+        ({"entries": [None]}, "1 entries for 4 network evaluations"),
+    ],
+)
+def test_a_plan_that_cannot_be_used_names_its_file(path, changed, sentence):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(InputError, match=rf"plan\.json is no plan that can be used: .*{sentence}"):
+        load_plan(path)
 
 
 def test_unknown_and_missing_keys_are_refused(path):

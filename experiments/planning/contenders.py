@@ -1,0 +1,169 @@
+"""The rows of the frontier: calibrated plans, everything that they must be better than, and ideas of one's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import configs
+from caching import (
+    NULL,
+    AdaptivePolicy,
+    Explicit,
+    Forecaster,
+    Lagrange,
+    NoCache,
+    PlanFile,
+    Policy,
+    Reuse,
+    SavedPlan,
+    Taylor,
+    Uniform,
+    check_plan,
+    make_forecaster,
+    make_policy,
+)
+from configs import InputError
+from experiments.grid import Strategy, label, strategies
+from experiments.model import ModelConfig
+from experiments.planning.naming import code_of, describe_adaptive, describe_forecaster, words
+from samplers import DiffusionConfig, Sampler, SamplerConfig
+
+OWN = "yours"
+GROUPS = ("fewer steps", "reuse", "forecasts", "adaptive", "null steps", "calibrated", OWN)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to sample, for one budget of one setting."""
+
+    setting: SamplerConfig  # whose uncached images are the target
+    # MACs that are allowed, as a fraction of the setting's uncached ones; 1 for those themselves. None: of one's own
+    # rows, which cost what they cost.
+    budget: float | None
+    group: str  # what the row is about: one of GROUPS, or "uncached"
+    name: str
+    sampler: SamplerConfig
+    policy: Policy | AdaptivePolicy
+    forecaster: Forecaster
+
+    def identity(self, num_evals: int) -> dict[str, Any]:
+        """All that the row's figures depend on, besides checkpoint and images."""
+        what = asdict(self) | {"forecaster": describe_forecaster(self.forecaster) | code_of(type(self.forecaster))}
+        del what["policy"]
+        if isinstance(self.policy, AdaptivePolicy):
+            return what | {"policy": describe_adaptive(self.policy) | code_of(type(self.policy))}
+        return what | {"plan": self.policy.plan(num_evals)}
+
+
+def rows_of(saved: SavedPlan, diffusion: DiffusionConfig) -> Iterator[Row]:
+    """A calibrated plan, and everything that it must be better than at its cost."""
+    setting, budget = SamplerConfig(**saved.sampler), saved.record["budget"]
+    full = Sampler(setting, diffusion).num_evals
+
+    def row(
+        group: str,
+        name: str,
+        policy: Policy | AdaptivePolicy,
+        forecaster: Forecaster,
+        sampler: SamplerConfig = setting,
+    ) -> Row:
+        return Row(setting, budget, group, name, sampler, policy, forecaster)
+
+    yield row("uncached", "uncached", NoCache(), Reuse())
+    calls = int(budget * full + 1e-6)
+    for name, sampler in fewer_steps(setting, calls).items():
+        yield row("fewer steps", f"{sampler.steps} steps of {name}", NoCache(), Reuse(), sampler)
+    for compared in saved.record["compared"]:
+        policy, forecaster = Explicit(entries=compared["entries"]), make_forecaster(compared["forecaster"])
+        group = "reuse" if isinstance(forecaster, Reuse) else "forecasts"
+        yield row(group, f"{compared['name']}, {words(forecaster)}", policy, forecaster)
+    for tuned in saved.record.get("adaptive", []):
+        policy, forecaster = make_policy(tuned["policy"]), make_forecaster(tuned["forecaster"])
+        limit = {key: f"{value:.3g}" for key, value in tuned["policy"].items() if key in ("threshold", "bound")}
+        name = label({"name": tuned["policy"]["name"], **limit, "branch": policy.branch})
+        yield row("adaptive", f"{name}, {words(forecaster)}", policy, forecaster)
+    interval, branch = saved.record["uniform"]
+    uniform = Uniform(interval, branch)
+    for forecaster in (Lagrange(1), Lagrange(3), Taylor(2), Lagrange(2, "log_snr")):
+        yield row("forecasts", f"uniform interval={interval} branch={branch}, {words(forecaster)}", uniform, forecaster)
+    null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL)
+    yield row("null steps", f"null steps between {calls} calls, {words(Lagrange())}", null, Lagrange())
+    forecaster = make_forecaster(saved.forecaster)
+    yield row("calibrated", f"calibrated, {words(forecaster)}", Explicit(entries=saved.entries), forecaster)
+
+
+def fewer_steps(setting: SamplerConfig, calls: int) -> dict[str, SamplerConfig]:
+    """Deterministic solvers with so many network calls, on the setting's timesteps as nearly as can be."""
+    spacing = setting.spacing if setting.spacing in ("quadratic", "fractional") else "leading"  # of exactly those steps
+    ddim = SamplerConfig("ddim", calls, spacing, setting.offset, setting.final, clip=setting.clip)
+    # DDIM does best nearest to the setting's own timesteps, the others where both ends are visited.
+    other = replace(ddim, spacing="fractional", offset=0) if spacing == "leading" else ddim
+    solvers = {"DDIM": ddim, "DPM-Solver++ 2M": replace(other, name="dpmpp_2m")}
+    if calls > 1:  # PLMS makes one call more than steps
+        solvers["PLMS"] = replace(other, name="plms", steps=calls - 1, clip=None)
+    return solvers
+
+
+@dataclass(frozen=True)
+class Idea:
+    """Something of one's own to be compared, in the words of a sampling configuration: lists of values are several."""
+
+    policy: dict[str, Any]
+    forecaster: dict[str, Any] = field(default_factory=lambda: {"name": "auto"})
+
+
+def own_rows(
+    also: Sequence[Any], plans: Sequence[SavedPlan], model: ModelConfig, num_images: int
+) -> Iterator[tuple[Row, str]]:
+    """The rows of one's own ideas in every setting that `plans` are for, each with the sha256 of the setting's weights.
+
+    An idea is left out, with the reason on stderr, where it has no plan: one that lists network calls is for a number
+    of them, and a plan file for its own setting. Raises InputError for one that has none anywhere, and for a plan file
+    that was calibrated on any of the first `num_images` seeds.
+    """
+    settings = dict.fromkeys((SamplerConfig(**plan.sampler), plan.checkpoint) for plan in plans)
+    for number, entry in enumerate(also):
+        where = f"also[{number}]"
+        if not isinstance(entry, Mapping):
+            raise InputError(f"{where} must be a mapping {{policy: ..., forecaster: ...}}, not {entry!r}")
+        idea, refusals = configs.parse(Idea, entry, where=where), {}
+        for setting, checkpoint in settings:
+            try:
+                chosen = _fitting(idea, Sampler(setting, model.diffusion), checkpoint, model.network.num_branches)
+            except InputError as error:
+                refusals[setting_name(setting)] = error
+                continue
+            for strategy in chosen:
+                if isinstance(strategy.policy, PlanFile):
+                    check_seeds(strategy.policy.saved, strategy.policy.file, num_images)
+                yield Row(setting, None, OWN, strategy.name, setting, *strategy[1:3]), checkpoint
+        if len(refusals) == len(settings):
+            raise InputError(f"{where} fits no setting; {next(iter(refusals))}: {next(iter(refusals.values()))}")
+        for name, error in refusals.items():
+            print(f"{where} is left out of {name}: {error}", file=sys.stderr)
+
+
+def check_seeds(saved: SavedPlan, file: str, num_images: int) -> None:
+    """Raises InputError where a plan was calibrated on seeds that it would be evaluated on."""
+    start, stop = saved.record.get("seeds", {}).get("calibration", (num_images, num_images))
+    if start < num_images:
+        raise InputError(f"{file} was calibrated on seeds {start} to {stop - 1}, which are evaluated here")
+
+
+def setting_name(setting: SamplerConfig) -> str:
+    """A setting as rows hold it, e.g. "ddim 100 uniform"."""
+    return f"{setting.name} {setting.steps} {setting.spacing}"
+
+
+def _fitting(idea: Idea, sampler: Sampler, checkpoint: str, num_branches: int) -> list[Strategy]:
+    """The strategies of an idea. Raises InputError where one of them has no plan for this sampler and network."""
+    chosen = strategies(idea.policy, idea.forecaster, sampler)
+    for strategy in chosen:
+        if isinstance(strategy.policy, PlanFile):
+            strategy.policy.check(checkpoint, asdict(sampler.config), sampler.eval_timesteps)
+        if not isinstance(strategy.policy, AdaptivePolicy):
+            check_plan(strategy.policy.plan(sampler.num_evals), sampler.num_evals, num_branches)
+    return chosen
