@@ -59,7 +59,10 @@ class FeatureStore:
 
 class ImageStore:
     """The last `history` features of one branch for every row of a batch, whose rows are written at evaluations of
-    their own. The slots of a row are filled in turn; its n-th feature lies in slot n mod history."""
+    their own. The slots of a row are filled in turn; its n-th feature lies in slot n mod history.
+
+    As in FeatureStore, the buffer outlives a trajectory, and what it holds does not.
+    """
 
     def __init__(self, history: int = 1) -> None:
         self.history = history
@@ -68,14 +71,13 @@ class ImageStore:
 
     def reset(self) -> None:
         """Forgets every feature."""
-        self._slots, self._written = None, []
+        self._written = []
 
     def write(self, rows: Sequence[int], features: Tensor, evaluation: int) -> None:
         """Keeps the features (len(rows), C, H, W) of these rows, which entered the branch at network evaluation
         `evaluation`. The first write after a reset is of all rows."""
-        if self._slots is None:
-            # Zeros: slots that a row has not filled yet are read with weight 0.
-            self._slots = torch.cat([torch.zeros_like(features)] * self.history)
+        if not self._written:
+            self._slots = self._empty(features)
             self._written = [[] for _ in rows]
         size = len(self._written)
         index = [len(self._written[row]) % self.history * size + row for row in rows]
@@ -92,7 +94,7 @@ class ImageStore:
 
         Raises InputError where nothing has been written since the last `reset`.
         """
-        if self._slots is None:
+        if not self._written:
             raise InputError("no feature has been stored in this trajectory")
         by_slot = [[0.0] * len(weights) for _ in range(self.history)]
         for row, of_row in enumerate(weights):
@@ -112,6 +114,13 @@ class ImageStore:
     def nbytes(self) -> int:
         """Bytes held by the buffer."""
         return 0 if self._slots is None else self._slots.nbytes
+
+    def _empty(self, features: Tensor) -> Tensor:
+        """The buffer for batches like this one, zeroed: slots that a row has not filled yet are read with weight 0."""
+        known, rows = self._slots, len(features)
+        if known is not None and len(known) == self.history * rows and _alike(known[:rows], features):
+            return known.zero_()
+        return torch.cat([torch.zeros_like(features)] * self.history)
 
 
 def beside(other: Tensor, numbers: Sequence, dtype: torch.dtype | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from caching import CachedDenoiser, FeatureStore, Moment, Reuse, Uniform
+from caching import CachedDenoiser, FeatureStore, ImageStore, Moment, Reuse, Uniform
 from caching.forecast import combine
 from configs import InputError
 
@@ -91,3 +91,17 @@ def test_combining_leaves_the_stored_features_alone():
     kept = [feature(4), feature(2)]
     assert float(combine([1.5, -0.5], kept).mean()) == 5
     assert [float(f.mean()) for f in kept] == [4, 2]
+
+
+def test_the_buffer_of_rows_outlives_a_trajectory_and_its_contents_do_not():
+    store = ImageStore(history=2)
+    for rows, address in ((3, None), (3, "the same"), (2, "another")):
+        store.reset()
+        with pytest.raises(InputError, match="no feature has been stored"):
+            store.combine([[1.0]] * rows)
+        before = None if store._slots is None else store._slots.data_ptr()
+        store.write(range(rows), torch.ones(rows, 1, 2, 2), 0)
+        if address is not None:
+            assert (store._slots.data_ptr() == before) == (address == "the same")
+        assert torch.equal(store.combine([[1.0]] * rows), torch.ones(rows, 1, 2, 2))
+        store.write(range(rows), torch.full((rows, 1, 2, 2), torch.nan), 1)
