@@ -7,10 +7,12 @@ The schema is code: every dataclass that appears in a YAML file is defined besid
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +21,13 @@ from yaml import YAMLError
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
-KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+KINDS_OF_LISTS = {int: "integers", float: "numbers", str: "texts", list: "lists", dict: "mappings"}
 # What OmegaConf raises about values: not only exceptions of its own.
 VALUE_ERRORS = (OmegaConfBaseException, TypeError, OverflowError)
 
 T = TypeVar("T")
+_hints = functools.cache(get_type_hints)  # of the same few dataclasses, again and again
 
 
 class InputError(ValueError):
@@ -63,9 +67,8 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
     Raises InputError for a key the schema does not have (naming the nearest one), a value of the wrong type and a
     missing value.
     """
-    merged = OmegaConf.structured(schema)
-    _set_writable(merged)
-    free_form = {key for key, hint in get_type_hints(schema).items() if get_origin(hint) is dict}
+    merged = _blank(schema)
+    free_form = {key for key, hint in _hints(schema).items() if get_origin(hint) is dict}
     places = [where] * len(layers) if isinstance(where, str) else where
     leaves: dict[str, _Leaf] = {}
     for given, place in zip(layers, places, strict=True):
@@ -73,13 +76,10 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
         layer = {**given, **short}
         leaves |= {leaf.name: leaf for leaf in _leaves(schema, layer, place)}
         with _naming_misfits(leaves, place):
-            for key in free_form & layer.keys():
-                if OmegaConf.is_missing(merged, key):
-                    continue
-                name = merged[key].get("name")
-                if isinstance(layer[key], Mapping) and layer[key].get("name", name) != name:
-                    merged[key] = {}
+            afresh = [key for key in free_form & layer.keys() if _has_other_name(merged, key, layer[key])]
             merged = OmegaConf.merge(merged, layer)
+            for key in afresh:
+                merged[key] = layer[key]
     first = where if isinstance(where, str) else where[0]
     with _naming_misfits(leaves, first):
         missing = OmegaConf.missing_keys(merged)
@@ -88,19 +88,60 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
-def parse_words(words: Iterable[str]) -> dict[str, Any]:
+def parse_words(words: Iterable[str], schema: type | None = None) -> dict[str, Any]:
     """`["sampler.steps=50", "compare=false"]` as a nested mapping. `policy=adaptive` beside `policy.bound=1` means
-    `policy.name=adaptive`."""
+    `policy.name=adaptive`.
+
+    schema: the dataclass that the words are for. Where it wants text, what stands behind the `=` is that text, as it
+      is; but for null, nothing at all and what is in quotes. Every other value, and all without a schema, is YAML.
+    Raises InputError for a word that is no key=value, or no YAML, or contradicts an earlier one, and for OmegaConf's
+    own notations: ??? and ${...}.
+    """
     given = OmegaConf.create()
     for word in words:
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         if not (key and equals):
             raise InputError(f"{word!r} is not of the form key=value, e.g. num_images=16")
+        if "${" in word:
+            raise InputError(f"{word!r} refers to something by ${{...}}; give the value itself")
+        if value.strip("'\" ") == "???":
+            raise InputError(f"{word!r} gives no value: ??? stands for one that is missing; leave the key out")
         try:
-            given.merge_with(_named(to_mapping(OmegaConf.from_dotlist([word])), given))
+            if _is_text(value) and _hint(schema, key) in (str, str | None):
+                one = OmegaConf.create()
+                OmegaConf.update(one, key, value)
+            else:
+                one = OmegaConf.from_dotlist([word])
         except (YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"the value in {word!r} is not readable YAML") from error
+        try:
+            given.merge_with(_named(to_mapping(one), given))
+        except OmegaConfBaseException as error:
+            raise InputError(f"{word!r} contradicts an earlier word: a list has no keys of its own; leave one of the "
+                             "two out") from error  # fmt: skip
     return to_mapping(given)
+
+
+def _is_text(value: str) -> bool:
+    """Is this the text of a key that wants one? Null and nothing are no text; what is in quotes is YAML's to read."""
+    in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value not in ("", "null") and not in_quotes
+
+
+def _hint(schema: Any, key: str) -> Any:
+    """What a dataclass wants at a dotted key; None where it does not say."""
+    hint = schema
+    for name in key.split("."):
+        inner = _dataclass_in(hint)
+        if inner is None:
+            return None
+        hint = inner if get_origin(hint) is dict else _hints(inner).get(name)
+    return hint
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass of a hint that is one, or a list or mapping of it, or it or null."""
+    return next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
 
 
 def _named(word: dict[str, Any], given: DictConfig) -> dict[str, Any]:
@@ -173,10 +214,22 @@ class _Leaf(NamedTuple):
 
     @property
     def refusal(self) -> str:
-        wanted = KINDS.get(self.hint) or str(self.hint).removeprefix("typing.")
-        if any(is_dataclass(part) for part in (self.hint, *get_args(self.hint))) and get_origin(self.hint) is not list:
-            wanted = "a mapping of keys to values"
-        return f"{self.where}: {self.name} must be {wanted}, not {self.value!r}"
+        return f"{self.where}: {self.name} must be {_described(self.hint)}, not {self.value!r}"
+
+
+def _described(hint: Any) -> str:
+    """What a hint wants, in words."""
+    if hint in KINDS:
+        return KINDS[hint]
+    inside = get_args(hint)
+    if get_origin(hint) is list:
+        kind = dict if is_dataclass(inside[0]) else get_origin(inside[0]) or inside[0]
+        return f"a list of {KINDS_OF_LISTS[kind]}" if kind in KINDS_OF_LISTS else "a list"
+    if get_origin(hint) is dict and inside[1] is Any:  # the name alone stands for it, see `parse`
+        return "a name, or a mapping of keys to values"
+    if get_origin(hint) is dict or is_dataclass(hint):
+        return "a mapping of keys to values"
+    return " or ".join(map(_described, inside)) or str(hint).removeprefix("typing.")
 
 
 @contextmanager
@@ -192,7 +245,7 @@ def _naming_misfits(leaves: Mapping[str, _Leaf], where: str) -> Iterator[None]:
 def _leaves(schema: type, layer: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[_Leaf]:
     """The leaves of `layer`. Raises InputError for a key that the schema does not have, since OmegaConf's message names
     neither the nearest key nor the file, and for nested lists."""
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     for key, value in layer.items():
         name = f"{prefix}{key}"
         if key not in hints:
@@ -201,7 +254,7 @@ def _leaves(schema: type, layer: Mapping[str, Any], where: str, prefix: str = ""
 
 
 def _leaves_below(hint: Any, value: Any, where: str, name: str) -> Iterator[_Leaf]:
-    inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+    inner = _dataclass_in(hint)
     if inner is not None and get_origin(hint) is list and isinstance(value, list):  # list[dataclass]
         for index, entry in enumerate(value):
             yield from _leaves_below(inner, entry, where, f"{name}[{index}]")
@@ -215,6 +268,22 @@ def _leaves_below(hint: Any, value: Any, where: str, name: str) -> Iterator[_Lea
             yield from _leaves_below(inner, entry, where, f"{name}.{key}")
     else:  # a dataclass, or one that may be null
         yield from _leaves(inner, value, where, f"{name}.")
+
+
+def _has_other_name(merged: DictConfig, key: str, value: Any) -> bool:
+    """Does `value` name another thing than the free-form mapping at `key` does?"""
+    if OmegaConf.is_missing(merged, key) or not isinstance(value, Mapping):
+        return False
+    name = merged[key].get("name")
+    return value.get("name", name) != name
+
+
+@functools.cache
+def _blank(schema: type) -> DictConfig:
+    """The node of a dataclass without any layer. It is slow to make, and never changed: OmegaConf.merge copies it."""
+    node = OmegaConf.structured(schema)
+    _set_writable(node)
+    return node
 
 
 def _set_writable(node: Any) -> None:

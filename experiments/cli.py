@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +14,12 @@ import torch
 import configs
 from configs import InputError
 from experiments import options, plugins
-from experiments.runs.world import is_first, join
+from experiments.runs.world import LAST_WORDS, is_first, join
 from models.memory import keep_freed_memory
 
 T = TypeVar("T")
+
+HELP = ("-h", "--help")
 
 
 def main(
@@ -27,6 +31,7 @@ def main(
     argument: str | None = None,
     replaced: Sequence[str] = (),
     words: Sequence[str] | None = None,
+    shared: bool = False,
 ) -> None:
     """Runs `run` on the configuration that the command line means.
 
@@ -34,23 +39,30 @@ def main(
     beside it. Else `[ARGUMENT] [key=value ...]`, where ARGUMENT is the value of the key `argument`, if there is one.
     replaced: keys whose value on the command line takes the place of the default file's, and is not merged into it.
     words: the command line; None is the process's own. `--some-key` is short for some_key=true. `import=FILE.py`, or a
-      list, runs files that register policies and forecasters of the user's own.
+      list, runs files that register policies and forecasters of the user's own; `--help` lists these as well.
+    shared: whether the processes of torchrun share the work; without it more than one of them are refused.
 
     Exit status 0; 2 after bad input, in one sentence on stderr; 130 when interrupted.
     """
     words = list(sys.argv[1:] if words is None else words)
-    if any(word in ("-h", "--help") for word in words):
-        print(f"{doc.strip()}\n\n{options.describe(schema)}")
-        return
-    words = [_flag(word) for word in words]
-    keep_freed_memory()
-    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; by default a GPU's convolutions keep 10 bits of 23
+    if not shared and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _refuse_processes()
+    wants_help = any(word in HELP for word in words)
+    words = [_flag(word) for word in words if word not in HELP]
+    imports = [word for word in words if word.startswith("import=")]
+    words = [word for word in words if word not in imports]
     try:
+        _import(imports)
+        if wants_help:
+            print(f"{doc.strip()}\n\n{options.describe(schema)}")
+            return
+        keep_freed_memory()
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; by default a GPU's convolutions keep 10 bits of 23
         first = words.pop(0) if words and "=" not in words[0] and (default or argument) else None
-        layers = {} if default is None else _read(first or default, Path(default).parent.name)
-        given = configs.parse_words(words)
-        imported = given.pop("import", [])
-        plugins.load(imported if isinstance(imported, list) else [str(imported)])
+        layers = {}
+        if default is not None:
+            layers[first or default] = read(first or default, Path(default).parent.name)
+        given = configs.parse_words(words, schema)
         for key in given.keys() & replaced if first is None else ():
             layers[default].pop(key, None)
         if argument is not None and first is not None:
@@ -65,6 +77,12 @@ def main(
         sys.exit(130)
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+
+
+def read(name: str, folder: str = "") -> dict[str, Any]:
+    """The content of the configuration file that `name` means; of a model's own file, a default run of that model."""
+    content = configs.read(configs.find(name, folder))
+    return {"model": name} if "network" in content else content
 
 
 def fail(sentence: str) -> None:
@@ -86,17 +104,25 @@ def _end(last_words: str, status: int) -> None:
     sys.exit(status)
 
 
+def _refuse_processes() -> None:
+    """The first process says so. The others wait for that: torchrun ends all of them once one has ended."""
+    if is_first():
+        print("error: this script is the work of one process; start it without torchrun", file=sys.stderr, flush=True)
+    else:
+        time.sleep(LAST_WORDS)
+    sys.exit(2)
+
+
+def _import(words: Sequence[str]) -> None:
+    """Runs the files that `import=FILE.py` and `import=[FILE.py, ...]` name."""
+    for word in words:
+        files = configs.parse_words([word])["import"]
+        plugins.load([str(file) for file in files] if isinstance(files, list) else [str(files)])
+
+
 def _flag(word: str) -> str:
     """`--some-key` as some_key=true, `--some-key=value` as some_key=value; any other word as it is."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.removeprefix("--").partition("=")
     return f"{name.replace('-', '_')}={value if equals else 'true'}"
-
-
-def _read(name: str, folder: str) -> dict[str, dict[str, Any]]:
-    """The content of the configuration file that `name` means, by `name`."""
-    content = configs.read(configs.find(name, folder))
-    if "network" in content:  # a model's own file stands for a default run of that model
-        content = {"model": name}
-    return {name: content}

@@ -12,6 +12,7 @@ import models
 from configs import InputError
 from experiments.model import model_config
 from experiments.precision import PRECISIONS
+from models.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ConvertConfig:
 def convert(config: ConvertConfig) -> str:
     """Writes the U-Net of a checkpoint, with its configuration and its noise schedule, where known -> what was done.
 
-    Raises InputError as models.load, and where `out` exists or is no .safetensors file.
+    Raises InputError as models.load, and where `out` exists or is no .safetensors file; OSError, before anything is
+    loaded, where it cannot be written.
     """
     out = Path(config.out)
     if out.suffix != ".safetensors":
@@ -38,6 +40,9 @@ def convert(config: ConvertConfig) -> str:
     if out.exists():
         raise InputError(f"{out} exists already; choose another out=FILE")
     dtype = PRECISIONS[config.precision]
+    if config.checkpoint == "random" and config.model is None:
+        raise InputError("random weights need a model, e.g. model=cifar10")
+    check_writable(out)
     network = models.load(config.checkpoint, config.model, dtype=dtype)
     records = dict(network.provenance.records)
     if config.model is not None:

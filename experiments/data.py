@@ -88,7 +88,9 @@ class ShardImages:
     def labels(self) -> Tensor | None:
         """The labels (N,) of all images; None where the shards have none."""
         parts = [read_arrays(path, "arr_1").get("arr_1") for path in self.paths]
-        return None if any(part is None for part in parts) else torch.from_numpy(np.concatenate(parts)).long()
+        if any(part is None for part in parts):
+            return None
+        return torch.cat([_to_labels(part, f"{path}: arr_1") for path, part in zip(self.paths, parts, strict=True)])
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         return _stack([self._image(int(i)) for i in indices], self.folder)
@@ -164,7 +166,9 @@ def data_name(data: str) -> str:
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """The image files below `folder`, sorted. Raises InputError where there are none."""
+    """The image files below `folder`, sorted. Raises InputError where there are none, or no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(f"there are no images ({', '.join(SUFFIXES)}) below {folder}")
@@ -250,12 +254,19 @@ def array_header(path: Path, name: str = "arr_0") -> tuple[tuple[int, ...], np.d
 def _npz(path: Path, split: str, channels: int) -> ArrayImages:
     prefix = f"{split}_"
     arrays = {key.removeprefix(prefix): array for key, array in read_arrays(path, prefix).items()}
-    labels = torch.from_numpy(arrays["labels"]).long() if "labels" in arrays else None
+    labels = _to_labels(arrays["labels"], f"{path}: {split}_labels") if "labels" in arrays else None
     if "images" in arrays:
         return ArrayImages(_to_channels(arrays["images"], channels, f"{path}: {split}_images"), labels)
     if "jpeg" in arrays and "offsets" in arrays:
         return ArrayImages(_decode(arrays["jpeg"], arrays["offsets"], channels, f"{path}: {split}_jpeg"), labels)
     raise InputError(f"{path} holds neither {split}_images, nor {split}_jpeg with {split}_offsets")
+
+
+def _to_labels(labels: np.ndarray, what: str) -> Tensor:
+    """Labels (N,) of any integer type -> (N,) int64."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(f"{what} must be integers (N,), not {labels.shape} {labels.dtype}")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _decode(stream: np.ndarray, offsets: np.ndarray, channels: int, what: str) -> Tensor:

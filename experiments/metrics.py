@@ -18,14 +18,15 @@ class Closeness:
     ssim: tuple[float, ...]  # 1 where they are equal
 
     def summary(self) -> dict[str, float | None]:
-        """Mean and worst of each. A mean of infinities is reported as None: nothing moved."""
-        finite = [value for value in self.psnr if math.isfinite(value)]
+        """Mean and worst of each. A mean of infinities is reported as None: nothing moved. Where an image is NaN, so
+        are they: it is close to nothing."""
+        moved = [value for value in self.psnr if value != math.inf]
         return {
-            "psnr_mean": float(np.mean(finite)) if finite else None,
-            "psnr_worst": float(min(self.psnr)) if finite else None,
+            "psnr_mean": float(np.mean(moved)) if moved else None,
+            "psnr_worst": float(np.min(moved)) if moved else None,
             "ssim_mean": float(np.mean(self.ssim)),
-            "ssim_worst": float(min(self.ssim)),
-            "identical": len(self.psnr) - len(finite),
+            "ssim_worst": float(np.min(self.ssim)),
+            "identical": len(self.psnr) - len(moved),
         }
 
 
@@ -42,4 +43,4 @@ def closeness(images: Tensor, reference: Tensor) -> Closeness:
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of images in [0, 1]: -10 log10(mean squared error)."""
     error = float(np.mean((image - reference) ** 2))
-    return -10 * math.log10(error) if error > 0 else math.inf
+    return math.inf if error == 0 else -10 * math.log10(error)

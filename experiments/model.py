@@ -43,7 +43,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]  # the first line may be a page
+        raise InputError(f"device {name!r} cannot be used here ({reason}); try auto") from error
     return device
 
 

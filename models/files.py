@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,15 +18,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises OSError, naming `path`, where it cannot be written; what was there before is then still there.
     """
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(path) as unfinished:
         write(unfinished)
         os.replace(unfinished, path)
-    except OSError as error:
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError, naming `path`, where a file cannot be written there: to be known before the work, not after."""
+    with _unfinished(path) as unfinished:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        unfinished.touch()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -51,3 +54,19 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
             raise OSError(str(error)) from error
 
     write_atomically(path, write)
+
+
+@contextlib.contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A name beside `path`, in a folder that is there, for what is gone in the end. OSErrors name `path`."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write the same file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+    except FileExistsError as error:  # a file stands where a folder should
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):  # where nothing can be written there is nothing to remove
+            unfinished.unlink()

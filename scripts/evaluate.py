@@ -25,8 +25,10 @@ from experiments.runs.world import is_first
 def measure(config: EvaluateConfig) -> None:
     result = evaluate(config)
     if is_first():
-        print(result)
+        print(result, flush=True)  # first: it is not lost where the file cannot be written
+        result.save()
+        print(f"written to {result.file}")
 
 
 if __name__ == "__main__":
-    main(measure, EvaluateConfig, argument="folder", doc=__doc__)
+    main(measure, EvaluateConfig, argument="folder", doc=__doc__, shared=True)

@@ -29,4 +29,4 @@ def run(config: ReproduceConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(run, ReproduceConfig, argument="table", doc=__doc__)
+    main(run, ReproduceConfig, argument="table", doc=__doc__, shared=True)

@@ -25,4 +25,4 @@ def sample(config: SampleConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(sample, SampleConfig, default="mnist32", doc=__doc__)
+    main(sample, SampleConfig, default="mnist32", doc=__doc__, shared=True)

@@ -28,4 +28,4 @@ def sweep(config: SweepConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(sweep, SweepConfig, default="configs/sweeps/interval_branch.yaml", replaced=["grid"], doc=__doc__)
+    main(sweep, SweepConfig, default="configs/sweeps/interval_branch.yaml", replaced=["grid"], doc=__doc__, shared=True)

@@ -1,5 +1,6 @@
 """configs/__init__.py: YAML and words become typed dataclasses; errors name the place, the key and the remedy."""
 
+import re
 from dataclasses import FrozenInstanceError, dataclass, field, fields
 from typing import Any
 
@@ -39,6 +40,21 @@ class Outer:
     entries: list[Inner] = field(default_factory=list)
     files: dict[str, Inner] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=lambda: {"name": "uniform", "interval": 5})
+    prompt: str | None = None
+    size: int | str = 16
+    labels: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    path: str = "here"
+    title: str | None = "a title"
+
+
+@dataclass(frozen=True)
+class Naming:
+    one: Named | None = None
+    several: dict[str, Named] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,18 +153,23 @@ def test_an_unknown_key_is_named_with_its_nearest(word, sentence):
         ("rate=fast", "the words: rate must be a number, not 'fast'"),
         ("flip=maybe", "the words: flip must be true or false, not 'maybe'"),
         ("name=[1]", "the words: name must be text, not [1]"),
-        ("limit=x", "the words: limit must be int | None, not 'x'"),
+        ("limit=x", "the words: limit must be an integer or null, not 'x'"),
         ("inner=3", "the words: inner must be a mapping of keys to values, not 3"),
         ("inner.size=x", "the words: inner.size must be an integer, not 'x'"),
-        ("inner.widths=[1,x]", "the words: inner.widths must be list[float], not [1, 'x']"),
-        ("inner.widths=1", "the words: inner.widths must be list[float], not 1"),
-        ("inner.widths={}", "the words: inner.widths must be list[float], not {}"),
-        ("inner.widths=[1,[2]]", "the words: inner.widths must be list[float], not [1, [2]]"),
-        ("inner.widths=[1,{}]", "the words: inner.widths must be list[float], not [1, {}]"),
+        ("inner.widths=[1,x]", "the words: inner.widths must be a list of numbers, not [1, 'x']"),
+        ("inner.widths=1", "the words: inner.widths must be a list of numbers, not 1"),
+        ("inner.widths={}", "the words: inner.widths must be a list of numbers, not {}"),
+        ("inner.widths=[1,[2]]", "the words: inner.widths must be a list of numbers, not [1, [2]]"),
+        ("inner.widths=[1,{}]", "the words: inner.widths must be a list of numbers, not [1, {}]"),
         ("inner=[]", "the words: inner must be a mapping of keys to values, not []"),
-        ("other=[1]", "the words: other must be a mapping of keys to values, not [1]"),
+        ("other=[1]", "the words: other must be a mapping of keys to values or null, not [1]"),
         ("entries=[{size: x}]", "the words: entries[0].size must be an integer, not 'x'"),
         ("files.a.size=x", "the words: files.a.size must be an integer, not 'x'"),
+        ("files=1", "the words: files must be a mapping of keys to values, not 1"),
+        ("entries=1", "the words: entries must be a list of mappings, not 1"),
+        ("policy=null", "the words: policy must be a name, or a mapping of keys to values, not None"),
+        ("size=1.5", "the words: size must be an integer or text, not 1.5"),
+        ("labels=abc", "the words: labels must be a list of integers or null, not 'abc'"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_the_right_one(word, sentence):
@@ -193,10 +214,61 @@ def test_a_word_without_key_or_equals_is_refused(word):
         configs.parse_words([word])
 
 
-@pytest.mark.parametrize("word", ["name=[1,", "name={a", "name=${foo}", "name='a"])
+@pytest.mark.parametrize("word", ["name=[1,", "name={a", "name='a"])
 def test_a_value_that_is_no_yaml_is_refused(word):
     with pytest.raises(InputError, match=r"the value in .* is not readable YAML"):
         configs.parse_words([word])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a cat #3 in the rain", "a portrait: oil", "12:30", "010", "1e3", "[1, 2", "{a", "true", "- a", "'tis", " a "],
+)
+@pytest.mark.parametrize("key", ["name", "prompt"])
+def test_where_the_schema_wants_text_it_is_taken_as_it_stands(key, text):
+    assert configs.parse_words([f"{key}={text}"], Outer) == {key: text}
+    assert getattr(configs.parse(Outer, {key: text}, where="here"), key) == text
+
+
+@pytest.mark.parametrize(("written", "meant"), [("null", None), ("", None), ("'a b'", "a b"), ('"null"', "null")])
+def test_null_nothing_and_quotes_mean_the_same_for_text_as_for_all(written, meant):
+    assert configs.parse_words([f"prompt={written}"], Outer) == configs.parse_words([f"prompt={written}"])
+    assert configs.parse_words([f"prompt={written}"], Outer) == {"prompt": meant}
+
+
+@pytest.mark.parametrize("key", ["one.path", "one.title", "several.a.path"])
+def test_text_is_found_at_any_depth(key):
+    at = configs.parse_words([f"{key}=010"], Naming)
+    for name in key.split("."):
+        at = at[name]
+    assert at == "010"
+
+
+def test_what_is_no_text_stays_yaml():
+    words = ["images=010", "size=12", "policy=[a, b]", "limit=3", "unknown.key=2", "name.below=2"]
+    assert configs.parse_words(words, Outer) == configs.parse_words(words)
+
+
+@pytest.mark.parametrize("schema", [None, Outer])
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("name=${foo}", r"refers to something by \$\{...\}; give the value itself"),
+        ("prompt=a ${oc.env:HOME}", r"refers to something by \$\{...\}; give the value itself"),
+        ("images=???", "gives no value"),
+        ("name=???", "gives no value"),
+        ("name='???'", "gives no value"),
+    ],
+)
+def test_notations_that_are_no_values_are_refused(word, sentence, schema):
+    with pytest.raises(InputError, match=sentence):
+        configs.parse_words([word], schema)
+
+
+@pytest.mark.parametrize("words", [["grid.policy=[x]", "grid.policy.interval=2"], ["a.b=2", "a=[1]"]])
+def test_words_that_contradict_each_other_are_named(words):
+    with pytest.raises(InputError, match=f"^'{re.escape(words[1])}' contradicts an earlier word: a list has no keys"):
+        configs.parse_words(words)
 
 
 def test_words_nest_by_their_dots():

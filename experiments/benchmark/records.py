@@ -43,11 +43,11 @@ class Records:
 def read(path: Path) -> list[Record]:
     """The measurements in a file. Raises InputError where it is none of ours."""
     lines = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line)
             record["case"], record["identity"], record["variant"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"line {number} of {path} is no measurement; remove it, or choose another out=") from error
         lines.append(record)
     return lines

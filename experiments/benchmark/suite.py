@@ -12,13 +12,17 @@ from experiments.benchmark.records import Records, identity
 from experiments.benchmark.settings import BenchmarkConfig
 from experiments.benchmark.workload import Workload
 from experiments.images import save_figure
-from models.files import write_text
+from models.files import check_writable, write_text
 
 
 def run(config: BenchmarkConfig) -> str:
-    """Measures the cases that are not in the file yet, and renders all of it -> the tables."""
+    """Measures the cases that are not in the file yet, and renders all of it -> the tables.
+
+    Raises OSError, before the first measurement, where they cannot be written.
+    """
     records = Records(config.file(".jsonl"))
     works = [Workload(case) for case in config.all_cases()]  # every case is checked before the first is measured
+    check_writable(config.file(".jsonl"))
     for work in tqdm(works, desc="benchmark", unit="case", file=sys.stderr):
         digest = identity(work.case, about(work))
         if not records.has(digest):

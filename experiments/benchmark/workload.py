@@ -13,6 +13,7 @@ import configs
 import models
 from caching import NoCache, PassCosts, Policy, Uniform, pass_costs
 from configs import InputError
+from experiments import cli
 from experiments.benchmark.settings import Case
 from experiments.model import ModelConfig, model_config, pick_device
 from experiments.runs.run import SampleConfig
@@ -159,10 +160,7 @@ class Workload:
 
 def run_config(name: str) -> SampleConfig:
     """NAME in configs/, or a YAML file; a model's own file stands for a default run of that model."""
-    content = configs.read(configs.find(name))
-    if "network" in content:
-        content = {"model": name}
-    return configs.parse(SampleConfig, content, where=name)
+    return configs.parse(SampleConfig, cli.read(name), where=name)
 
 
 def _branch(run: SampleConfig) -> int:

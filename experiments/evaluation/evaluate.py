@@ -15,16 +15,16 @@ from experiments.evaluation.inception import is_published, load_inception
 from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
 from experiments.evaluation.pairs import compare, load_lpips, perceptual
 from experiments.evaluation.references import Reference, open_reference, save_statistics
-from experiments.evaluation.result import Evaluation
+from experiments.evaluation.result import Evaluation, metrics_file
 from experiments.evaluation.scores import METRICS, Scores, score
 from experiments.evaluation.sets import ImageSet, open_sets
 from experiments.runs.world import World, join
-from experiments.training.classifier import BUNDLED
+from experiments.training.classifier import BUNDLED, DIGITS
+from models.files import check_writable
 
 OF_INCEPTION = ("fid", "sfid", "is", "kid", "prc")
 OF_PAIRS = ("psnr", "ssim", "lpips")
 ALL = (*METRICS, *OF_PAIRS, "clip")
-DIGITS = (1, 32, 32)  # the images that the bundled classifier takes
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class EvaluateConfig:
         one_of(self.split, ("train", "test"), "the split")
         for metric in self.metrics or ():
             one_of(metric, ALL, "the metric")
+        if self.statistics is not None:
+            if not self.statistics.endswith(".npz"):
+                raise InputError(f"statistics must be the name of an .npz file, not {self.statistics}")
+            if self.reference is None:
+                raise InputError("statistics are those of the reference; name it with reference=")
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -62,15 +67,17 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> Evaluation:
-    """Measures the samples, and writes FOLDER.metrics.json -> what it holds.
+    """Measures the samples -> what they are worth, which its `save` writes to FOLDER.metrics.json.
 
     world: the processes that share the features of networks; None: those of torchrun, or this one alone. Every one of
       them must call `evaluate`, and gets the result.
 
     What cannot be had, for want of weights, packages or real images, is left out, and the result says why.
-    Raises InputError where nothing is left.
+    Raises InputError where nothing is left, and OSError, before anything is measured, where that file or the one of
+    statistics cannot be written.
     """
     work = _Work(config, world or join())
+    work.world.first(work.check_outputs)
     for metrics, measure in work.jobs():
         wanted = [metric for metric in config.wanted if metric in metrics]
         if not wanted:
@@ -105,12 +112,17 @@ class _Work:
             (("clip",), lambda metrics: self.world.first(self._clip)),
         ]
 
+    def check_outputs(self) -> None:
+        files = [self.config.statistics, metrics_file(self.config.folder)]
+        for file in filter(None, files):
+            check_writable(Path(file).expanduser())
+
     def result(self) -> Evaluation:
-        """Everything together, saved."""
+        """Everything together."""
         missing = list(dict.fromkeys([*self.missing, *(line for s in self.scores.values() for line in s.missing)]))
         if not any(scores.values for scores in self.scores.values()):
             raise InputError("; ".join(missing) or "there is nothing to measure: name reference= or against=")
-        result = Evaluation(
+        return Evaluation(
             folder=self.config.folder,
             reference=self.config.reference,
             against=self.config.against,
@@ -120,8 +132,6 @@ class _Work:
             settings=list(dict.fromkeys(line for scores in self.scores.values() for line in scores.settings)),
             missing=missing,
         )
-        result.save()
-        return result
 
     def _of_inception(self, metrics: Sequence[str]) -> None:
         network = self.world.first_then_others(lambda: load_inception(self.config.inception, self.device))

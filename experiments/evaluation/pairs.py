@@ -16,14 +16,19 @@ from experiments.evaluation.sets import ImageSet
 from experiments.metrics import Closeness, closeness
 from models.hub import reason
 
+SSIM_WINDOW = 7  # pixels, scikit-image's own
 Distance = Callable[[Tensor, Tensor], Tensor]  # images (N, C, H, W) in [-1, 1], twice -> (N,)
 
 
 def compare(images: ImageSet, reference: ImageSet, batch_size: int = 64) -> Closeness:
     """PSNR and SSIM of every image to the one of its name in `reference`, as they were written, in 8 bits.
 
-    Raises InputError where `reference` lacks some, and for images of another size.
+    Raises InputError where `reference` lacks some, for images of another size, and for smaller ones than SSIM's window.
     """
+    _, height, width = images.shape
+    if min(height, width) < SSIM_WINDOW:
+        raise InputError(f"SSIM looks at {SSIM_WINDOW}x{SSIM_WINDOW} pixels at a time, but the images of {images.name} "
+                         f"are {height}x{width}")  # fmt: skip
     psnr, ssim = [], []
     for ours, theirs in _pairs(images, reference, batch_size):
         part = closeness(ours, theirs)

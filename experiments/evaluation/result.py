@@ -60,9 +60,8 @@ class Evaluation:
 
     @property
     def file(self) -> Path:
-        """Where it is written: beside the samples."""
-        folder = Path(self.folder).expanduser().resolve()
-        return folder.with_name(f"{folder.name}.metrics.json")
+        """Where it is written."""
+        return metrics_file(self.folder)
 
     def save(self) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"
@@ -75,4 +74,10 @@ class Evaluation:
         rows = [["samples", "images", *(column.heading for column in columns)]]
         for name, values in self.values.items():
             rows.append([name, str(self.images[name]), *(column.cell(values) for column in columns)])
-        return "\n".join([*markdown(rows), "", *self.settings, *self.missing, f"written to {self.file}"])
+        return "\n".join([*markdown(rows), "", *self.settings, *self.missing])
+
+
+def metrics_file(folder: str) -> Path:
+    """Where the result of an evaluation lies: beside the samples."""
+    path = Path(folder).expanduser().resolve()
+    return path.with_name(f"{path.name}.metrics.json")

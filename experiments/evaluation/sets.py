@@ -119,7 +119,7 @@ def _shard_set(name: str, folder: Path, shards: Sequence[Path]) -> ImageSet:
     if height != width:
         raise InputError(f"the images in {folder} are {height}x{width}; .npz files are read of square images alone")
     images = ShardImages(folder, channels, height)
-    seeds = [seed for path in shards for seed in read_arrays(path, "seeds").get("seeds", ())]
+    seeds = [seed for path in shards for seed in _seeds(path)]
     return ImageSet(name, images, _names(seeds, len(images)), (channels, height, width))
 
 
@@ -127,8 +127,15 @@ def _npz_set(path: Path) -> ImageSet:
     images = npz_images(path)
     if images is None:
         raise InputError(f"{path} holds no images in arr_0")
-    seeds = read_arrays(path, "seeds").get("seeds", ())
-    return ImageSet(path.stem, images, _names(seeds, len(images)), tuple(images.pixels.shape[1:]))
+    return ImageSet(path.stem, images, _names(_seeds(path), len(images)), tuple(images.pixels.shape[1:]))
+
+
+def _seeds(path: Path) -> list[int]:
+    """The seeds in an .npz file; none where it does not say. Raises InputError where they are none."""
+    seeds = read_arrays(path, "seeds").get("seeds", np.array([], dtype=np.int64))
+    if seeds.ndim != 1 or seeds.dtype.kind not in "iu":
+        raise InputError(f"{path}: seeds must be integers (N,), not {seeds.shape} {seeds.dtype}")
+    return seeds.tolist()
 
 
 def _names(seeds: Sequence[int], count: int) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ class CostConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or any(interval < 1 for interval in self.intervals):
             raise InputError("steps and intervals must be at least 1")
+        if not self.intervals:
+            raise InputError("intervals must name at least one, e.g. intervals=[5]")
 
 
 def report(config: CostConfig) -> str:

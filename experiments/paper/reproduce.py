@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from experiments.paper.sheets import our_name, sheet
 from experiments.paper.transfer import PASSED_ON, Transferred, transfer
 from experiments.reports import report
 from experiments.reports.tables import Sheet, sheet_csv, sheet_latex, sheet_markdown
-from experiments.rows.judging import DIGITS, Judges
+from experiments.rows.judging import Judges
 from experiments.rows.results import Result
-from experiments.rows.rows import Row, execute, find_result, images_in
+from experiments.rows.rows import Row, execute, find_result, images_in, key
 from experiments.runs.run import SampleConfig
 from experiments.runs.world import is_first, join
+from experiments.training.classifier import DIGITS
 from models.files import write_text
 
 SHOWN = 8  # images of every row on the page
@@ -60,6 +61,8 @@ class ReproduceConfig:
         for name in ("steps", "num_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.sections == []:
+            raise InputError("sections must name at least one; without the key all are run")
 
     @property
     def command(self) -> str:
@@ -68,9 +71,9 @@ class ReproduceConfig:
         if self.data is not None and data_name(self.data) in ("mnist", "cifar10"):
             given["data"] = data_name(self.data)
         words = [given.pop("table")] if "table" in given else []
-        for key, value in given.items():
+        for name, value in given.items():
             shown = f"[{','.join(value)}]" if isinstance(value, list) else value
-            words.append(f"--{key.replace('_', '-')}" if value is True else f"{key}={shown}")
+            words.append(f"--{name.replace('_', '-')}" if value is True else f"{name}={shown}")
         return " ".join(["python scripts/reproduce.py", *(f'"{word}"' if " " in word else word for word in words)])
 
 
@@ -92,22 +95,22 @@ class Reproduced:
 def reproduce(config: ReproduceConfig) -> list[Reproduced]:
     """Runs what is missing of the tables and writes them as Markdown, CSV and LaTeX, and one HTML page.
 
-    Raises InputError for a table, section, model or key that does not exist.
+    Raises InputError, before anything is run or written, for a table, section, model or key that does not exist, for a
+    setting that no run can have, and where no row to be run has a checkpoint.
     """
     chosen = {Path(name).stem: load_table(name) for name in (names() if config.all else [config.table])}
+    for name, table in chosen.items():
+        _check(name, table, config)
+    moved = {name: transfer(table, _changes(table, config)) for name, table in chosen.items()}
+    wanted = {name: _wanted(each.table, config) for name, each in moved.items()}
+    join().first(lambda: _check_checkpoints(row for rows in wanted.values() for row in rows.values()))
     made = []
-    with tqdm(chosen.items(), unit="table", disable=len(chosen) < 2 or not is_first()) as bar:
-        for name, table in bar:
-            made.append(_reproduce(name, table, config))
+    with tqdm(moved.items(), unit="table", disable=len(moved) < 2 or not is_first()) as bar:
+        for name, each in bar:
+            results = _sample(each.table, wanted[name], config) if wanted[name] else {}
+            made.append(Reproduced(name, each, results, sheet(each, results, config.command)))
     join().first(lambda: _write(made, config))
     return made
-
-
-def _reproduce(name: str, table: PaperTable, config: ReproduceConfig) -> Reproduced:
-    _check(name, table, config)
-    moved = transfer(table, _changes(table, config))
-    results = {} if config.cost_only or not table.is_sampled else _sample(moved.table, config)
-    return Reproduced(name, moved, results, sheet(moved, results, config.command))
 
 
 def _check(name: str, table: PaperTable, config: ReproduceConfig) -> None:
@@ -130,15 +133,35 @@ def _changes(table: PaperTable, config: ReproduceConfig) -> dict[str, Any]:
     return changes
 
 
-def _sample(table: PaperTable, config: ReproduceConfig) -> dict[Place, Result]:
-    """Runs the rows of the chosen sections; of the others, reads what there is."""
+def _wanted(table: PaperTable, config: ReproduceConfig) -> dict[Place, Row]:
+    """The rows to run: those of the chosen sections."""
+    if config.cost_only or not table.is_sampled:
+        return {}
+    chosen = config.sections or [section.name for section in table.sections]
+    return {place: row for place, row in runs(table) if table.sections[place.section].name in chosen}
+
+
+def _check_checkpoints(rows: Iterable[Row]) -> None:
+    """Raises InputError where no row can begin: a table of failures would take the place of a good one."""
+    sentences = []
+    for row in {(row.config.model, row.config.checkpoint, row.config.prompts): row for row in rows}.values():
+        try:
+            key(row)
+        except InputError as error:
+            sentences.append(str(error))
+        else:
+            return
+    if sentences:
+        raise InputError(sentences[0])
+
+
+def _sample(table: PaperTable, wanted: Mapping[Place, Row], config: ReproduceConfig) -> dict[Place, Result]:
+    """Runs the rows that are wanted; of the others, reads what there is."""
     out, samples = Path(config.out), Path(config.samples)
+    made = execute(list(wanted.values()), out, samples, _judges(table, config))
+    results = dict(zip(wanted, made, strict=True))
     places = dict(runs(table))
-    wanted = config.sections or [section.name for section in table.sections]
-    chosen = {place: row for place, row in places.items() if table.sections[place.section].name in wanted}
-    made = execute(list(chosen.values()), out, samples, _judges(table, config))
-    results = dict(zip(chosen, made, strict=True))
-    for place in places.keys() - chosen.keys():
+    for place in places.keys() - wanted.keys():
         if found := join().first(lambda place=place: find_result(places[place], out)):
             results[place] = found
     return results
@@ -216,6 +239,6 @@ def _environment(results: Any) -> dict[str, Any]:
     """What all results were made with; of what differs, every value."""
     found: dict[str, dict[str, None]] = {}
     for result in results:
-        for key, value in result.environment.items():
-            found.setdefault(key, {})[str(value)] = None
-    return {key: ", ".join(values) for key, values in found.items()}
+        for name, value in result.environment.items():
+            found.setdefault(name, {})[str(value)] = None
+    return {name: ", ".join(values) for name, values in found.items()}

@@ -33,6 +33,8 @@ def transfer(table: PaperTable, changes: Mapping[str, Any]) -> Transferred:
     those the model is used with (configs/MODEL.yaml). Another number of steps also scales what is counted in steps:
     centres, horizons, and the steps of rows that have fewer. Rows that then make no sense are left out, as are sections
     that become equal to another, and on another model the figures of other methods.
+
+    Raises InputError for a change that no run can have, and where no section is left.
     """
     notes: list[str] = []
     sections: list[Section] = []
@@ -50,6 +52,9 @@ def transfer(table: PaperTable, changes: Mapping[str, Any]) -> Transferred:
             notes.append(f"Section {section.name} is left out: none of its rows can be run here.")
         else:
             sections.append(moved)
+    if not sections:
+        reason = next((note for note in notes if " is left out: " in note), "it has no sections.")
+        raise InputError(f"nothing of {table.title!r} can be run; the first: {reason.removesuffix('.')}")
     return Transferred(replace(table, sections=sections), ", ".join(changed), tuple(dict.fromkeys(notes)))
 
 
@@ -64,6 +69,7 @@ def _section(section: Section, changes: Mapping[str, Any], notes: list[str]) -> 
     steps = changes.get("steps") or before
     base["sampler"] = {**base["sampler"], "steps": steps}
     moved = replace(section, base=base, name=f"{model} in place of {section.name}" if foreign else section.name)
+    moved.uncached  # noqa: B018  # refuses what is wrong with the changes themselves, which is no row's fault
     if not foreign and steps == before:
         return moved
     if steps != before:

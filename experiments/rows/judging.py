@@ -18,17 +18,18 @@ from configs import InputError
 from experiments.evaluation.clip_score import Scorer, clip_score, load_clip, prompts_of
 from experiments.evaluation.evaluator import Evaluator, images_evaluator
 from experiments.evaluation.inception import load_inception
+from experiments.evaluation.lsun import PREFIX
 from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
 from experiments.evaluation.pairs import compare
 from experiments.evaluation.references import Reference, open_reference
 from experiments.evaluation.scores import METRICS, NEIGHBOURS, precision_recall, score
 from experiments.evaluation.sets import ImageSet, open_sets
-from experiments.training.classifier import BUNDLED
+from experiments.training.classifier import BUNDLED, DIGITS
 from models.download import digest
 
 T = TypeVar("T")
 
-DIGITS = (1, 32, 32)  # the images that the bundled classifier knows; others are Inception's
+# Of digits the bundled classifier judges; other images are Inception's.
 OF_DIGITS, OF_INCEPTION = ("fd",), ("fid", "sfid", "is", "prc")
 # Under what name a row keeps a metric of experiments/evaluation.
 KEPT = {"FID": "fid", "sFID": "sfid", "IS": "inception_score", "precision": "precision", "recall": "recall"}
@@ -59,6 +60,16 @@ class Judges:
         self.data, self.inception, self.clip = data, inception, clip
         self.device = torch.device(device)
         self._loaded: dict[Any, Any] = {}  # what was loaded, or the sentence that it failed with
+
+    def check_sources(self) -> None:
+        """Raises InputError for files that are not there, before hours of sampling that nothing could judge then."""
+        if self.data is not None and self.data not in ("mnist", "cifar10"):
+            path = Path(self.data.removeprefix(PREFIX)).expanduser()
+            if not path.exists():
+                raise InputError(f"data must be mnist, cifar10, or an image folder, an .npz file or {PREFIX}FOLDER "
+                                 f"that exists, not {self.data!r}")  # fmt: skip
+        if self.inception is not None and not Path(self.inception).expanduser().is_file():
+            raise InputError(f"there is no file {self.inception} with the weights of Inception")
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -105,8 +105,9 @@ def execute(
     """Runs the rows that have no result yet -> the results of all, in the order of `rows`.
 
     folder: takes results/<key>.json. samples: takes the images, in a folder per row; None is `folder`/samples.
-    judges: what measures sets of images against real ones; None measures closeness alone. Finished rows whose images
-      are still there are measured again where they were measured against something else, or nothing came of it.
+    judges: what measures sets of images against real ones; None measures closeness alone. Finished rows are measured
+      again where they were measured against something else, or nothing came of it, and so are the ones they are
+      compared with; those whose images are not all there any more stay as they are, with a note.
     world: the processes that share the work, as for experiments.runs.run.run.
 
     A row that fails is recorded with its sentence and tried again by the next call; the others go on. Each row's
@@ -163,13 +164,10 @@ class _Executor:
 
     def _look_up(self, row: Row) -> tuple[str, Result | None]:
         """The row's key, and its result where nothing is left to be run."""
-        where = (row.config.model, row.config.checkpoint)
         try:
-            if where in self.without_checkpoint:
-                raise InputError(self.without_checkpoint[where])
+            self._find_checkpoint(row.config)
             name = key(row)
         except InputError as error:
-            self.without_checkpoint[where] = str(error)
             return "", _failed(row, "", str(error))
         if name in self.done:
             return name, self.done[name]
@@ -177,11 +175,22 @@ class _Executor:
         stored = load_result(path) if path.exists() else None
         if stored is None or stored.error:
             return name, None
-        is_judged = stored.random_weights or self.judges.have_measured(stored.judged, stored.metrics)
-        if not is_judged and image_folder(self.samples, row, name).is_dir():
-            stored = self._judged(stored, row)
+        stored = self._judged_again(stored, row)
         self._keep(stored)
+        if self.judges.identity and stored.uncached and stored.uncached not in self.done:
+            self._look_up(row.uncached)  # which no other row may ask for, now that nothing is run
         return name, stored
+
+    def _find_checkpoint(self, config: SampleConfig) -> None:
+        """Raises InputError where it is missing: one download is tried, not one for every row."""
+        where = (config.model, config.checkpoint)
+        if where in self.without_checkpoint:
+            raise InputError(self.without_checkpoint[where])
+        try:
+            checkpoint_digest(config)
+        except InputError as error:
+            self.without_checkpoint[where] = str(error)
+            raise
 
     def _keep(self, result: Result) -> None:
         """Writes a result that is new or has changed."""
@@ -210,24 +219,46 @@ class _Executor:
         made = _result(row, name, uncached.key if uncached else "", summary)
         return made if made.random_weights else self.world.first(lambda: self._judged(made, row))
 
+    def _judged_again(self, stored: Result, row: Row) -> Result:
+        """A finished row's result, measured against what is asked for now. It stays as it is where there is nothing to
+        measure; with a note where some of its images are gone or damaged: fewer images are another result."""
+        is_measured = stored.random_weights or self.judges.have_measured(stored.judged, stored.metrics)
+        if is_measured or not image_folder(self.samples, row, stored.key).is_dir():
+            return stored
+        try:
+            return self._judged(stored, row)
+        except InputError as error:
+            notes = [*stored.notes, f"not measured again: {' '.join(str(error).split())}"]
+            return replace(stored, notes=list(dict.fromkeys(notes)))
+
     def _judged(self, result: Result, row: Row) -> Result:
-        """The result with what its images are worth."""
-        uncached = image_folder(self.samples, row.uncached, result.uncached) if result.uncached else None
-        judged = self.judges.measure(
-            image_folder(self.samples, row, result.key),
-            uncached if uncached and uncached.is_dir() else None,
-            row.config.prompts,
-        )
+        """The result with what its images are worth. Raises InputError where they are not all there and sound."""
+        images, uncached, notes = self._whole_set(row, result.key), None, []
+        if result.uncached:
+            try:
+                uncached = self._whole_set(row.uncached, result.uncached)
+            except InputError as error:
+                notes = [] if "identical" in result.metrics else [f"no closeness to the uncached images: {error}"]
+        judged = self.judges.measure(images, uncached, row.config.prompts)
+        notes += judged.missing
         if result.judged and not judged.settings:  # what was measured against something else stays as it is
-            return replace(result, notes=judged.missing)
+            return replace(result, notes=notes)
         kept = {name: value for name, value in result.metrics.items() if name not in {*DISTANCES, "clip_score"}}
         return replace(
             result,
             metrics=kept | judged.metrics,
             judged=self.judges.identity,
             settings=judged.settings,
-            notes=judged.missing,
+            notes=notes,
         )
+
+    def _whole_set(self, row: Row, name: str) -> Path:
+        """The folder with a row's images. Raises InputError where it does not hold exactly these."""
+        folder = image_folder(self.samples, row, name)
+        counts = [len(each) for each in open_sets(folder)]
+        if counts != [row.config.num_images]:
+            raise InputError(f"{folder} holds {sum(counts)} images, and the row has {row.config.num_images}")
+        return folder
 
     def _path(self, name: str) -> Path:
         return self.folder / "results" / f"{name}.json"

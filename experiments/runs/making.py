@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caching import Plan
+from configs import InputError
 from experiments.images import to_uint8
 from experiments.metrics import Closeness, closeness
 from experiments.pipeline import Pipeline
@@ -40,6 +41,7 @@ class Job:
         """Makes and stores this process's share of the blocks: every world.size-th.
 
         Strategies take turns within a block, so that a machine whose speed drifts drifts for all of them alike.
+        Raises InputError for images that are not finite; they are not stored, and their block stays unfinished.
         """
         steps = len(tasks) * self.folder.batch_size * len(self.sampler.table) * len(self.runs)
         mine = tasks[world.rank :: world.size]
@@ -70,6 +72,7 @@ class Job:
             bar.set_description(run.name)
             made = sample_images(self.pipeline, self.sampler, run, task.block, bar)
             images = made.images[stored]
+            _check_finite(run.name, task.seeds, images)
             batch = Batch(task.seeds, to_uint8(images), labels)
             close = background.submit(closeness, images, reference) if reference is not None else None
             parts[run.name] = background.submit(self._store, task, made, batch, stored, close)
@@ -112,6 +115,16 @@ def environment(pipeline: Pipeline) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def _check_finite(name: str, seeds: Sequence[int], images: Tensor) -> None:
+    """As 8-bit pixels, and in comparisons of those, such images would pass for images."""
+    finite = torch.isfinite(images).flatten(1).all(1).tolist()
+    if not all(finite):
+        bad = [str(seed) for seed, is_finite in zip(seeds, finite, strict=True) if not is_finite]
+        listed = ", ".join(bad[:8]) + ", …" * (len(bad) > 8)
+        raise InputError(f"{name}: the images of the seeds {listed} are not finite; fp16 overflows where bf16 and fp32 "
+                         "do not, and damaged weights do everywhere")  # fmt: skip
 
 
 def _of(traces: list[Plan], stored: Sequence[int]) -> list[Plan]:

@@ -8,6 +8,7 @@ the others go on. What was planned is in OUT/sweep.json, so that the report is m
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 
 import configs
 from configs import InputError
+from experiments.digest import json_digest
+from experiments.model import pick_device
 from experiments.rows.judging import Judges
 from experiments.rows.measures import MEASURES
 from experiments.rows.pricing import price
 from experiments.rows.rows import Row, execute, key
 from experiments.runs.run import SampleConfig
 from experiments.runs.world import join
-from experiments.sweeps.sweep_plan import Point, SweepPlan
+from experiments.sweeps.sweep_plan import NAME, Point, SweepPlan
 from experiments.sweeps.sweep_report import Outcome, render
 
 
@@ -63,16 +66,23 @@ def run(config: SweepConfig) -> Outcome:
     """Runs the rows that have no result yet, one after another, and writes the report. Under torchrun the processes
     share the images of every row, and the first one does the rest.
 
-    Raises InputError where nothing of the grid can be run.
+    Raises InputError where nothing of the grid can be run, and for a device or data that are not there.
     """
     world, out = join(), Path(config.out)
     if not config.only_render:
+        judges = Judges(config.data, config.inception, config.clip, str(pick_device(config.device)))
+        judges.check_sources()
         wanted = list(combinations(config))
-        world.first(lambda: plan(config, wanted).save(out))
-        execute(
-            [each.row for each in wanted if each.row], out, judges=Judges(config.data, config.inception, config.clip)
-        )
+        world.first(lambda: begin(plan(config, wanted), out))
+        execute([each.row for each in wanted if each.row], out, judges=judges)
     return world.first(lambda: render(out))
+
+
+def begin(planned: SweepPlan, out: Path) -> None:
+    """Writes sweep.json, and says on stderr how much there is to do."""
+    planned.save(out)
+    left_out = f", combinations left out: {len(planned.left_out)} ({out / NAME} says why)" if planned.left_out else ""
+    print(f"rows of the sweep: {len(planned.points)}{left_out}", file=sys.stderr, flush=True)
 
 
 def combinations(config: SweepConfig) -> Iterator[Combination]:
@@ -80,9 +90,11 @@ def combinations(config: SweepConfig) -> Iterator[Combination]:
     grid = axes(config.grid)
     if not grid:
         raise InputError("the grid is empty; name what to vary, e.g. grid.policy.interval=[2,3,5]")
-    base = {each.name: getattr(config, each.name) for each in fields(SampleConfig)}
-    base = asdict(SampleConfig(**base | {"out": None}))
-    rows: list[Row] = []
+    settings = {each.name: getattr(config, each.name) for each in fields(SampleConfig) if each.name != "out"}
+    default = asdict(SampleConfig())
+    # Only what differs, since every combination is parsed on top of it.
+    base = {name: value for name, value in asdict(SampleConfig(**settings)).items() if value != default[name]}
+    names: dict[str, str] = {}  # of rows, by what they run
     for values in itertools.product(*grid.values()):
         at = {axis: words(value) for axis, value in zip(grid, values, strict=True)}
         layer: dict[str, Any] = {}
@@ -95,11 +107,9 @@ def combinations(config: SweepConfig) -> Iterator[Combination]:
         except InputError as error:
             yield Combination(at, None, str(error))
             continue
-        if twin := next((other for other in rows if other.config == row.config), None):
-            yield Combination(at, None, f"the same as {twin.name}")
-            continue
-        rows.append(row)
-        yield Combination(at, row)
+        made = json_digest(asdict(row.config))
+        yield Combination(at, None, f"the same as {names[made]}") if made in names else Combination(at, row)
+        names.setdefault(made, row.name)
 
 
 def axes(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ from models.files import write_safetensors
 
 FORMAT = "classifier/1"
 BUNDLED = "checkpoints/mnist_classifier.safetensors"
+DIGITS = (1, 32, 32)  # the images that the bundled one takes
 CONFIDENT = 0.9  # probability above which an image counts as one of a class
 
 

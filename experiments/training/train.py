@@ -40,7 +40,7 @@ def train(config: TrainConfig) -> Path:
     if sentence := emulation_warning(config.precision, device):
         print(f"{sentence}; precision=fp32 trains sooner", file=sys.stderr)
     out = Path(config.out)
-    trainer = Trainer(config, model, device)
+    trainer = Trainer(config, model, len(images), device)
     if (out / "state.pt").exists():
         trainer.load(out / "state.pt")
     else:

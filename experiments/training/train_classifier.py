@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from tqdm import tqdm
 from configs import InputError
 from experiments.data import ArrayImages, data_name, open_images
 from experiments.training.classifier import Classifier, ClassifierConfig, predict, save
+from experiments.training.trainer import check_seed
+from models.files import check_writable
 
 SHIFT = 2  # pixels; the border that padding 28x28 digits to 32x32 leaves
 GRAIN = 0.1  # the largest standard deviation of the noise on digits, which samples are seldom free of
@@ -35,10 +38,18 @@ class TrainClassifierConfig:
         for name, least in (("epochs", 1), ("batch_size", 8)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be above 0 and finite, not {self.learning_rate}")
+        check_seed(self.seed)
 
 
 def train_classifier(config: TrainClassifierConfig) -> Classifier:
-    """Trains on the training split, measures on the test split, and writes config.out."""
+    """Trains on the training split, measures on the test split, and writes config.out.
+
+    Raises InputError for data that cannot be read or have no labels, OSError before the first step where config.out
+    cannot be written.
+    """
+    check_writable(Path(config.out))
     start = time.process_time()
     architecture = ClassifierConfig()
     train, test = (_labelled(config.data, split, architecture) for split in ("train", "test"))

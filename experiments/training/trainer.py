@@ -23,6 +23,7 @@ import models
 from configs import InputError, one_of
 from experiments.model import ModelConfig
 from models.files import write_atomically
+from samplers import SEEDS
 
 STORES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -37,7 +38,6 @@ class TrainConfig:
     batch_size: int = 128
     learning_rate: float = 4e-4  # peak; warmed up over the first 2%, then a cosine down to 0
     ema_decay: float = 0.999
-    snr_clip: float | None = None  # γ of the weights min(SNR, γ)/SNR of the loss; null: every timestep counts alike
     grad_clip: float = 1.0
     flip: bool = False  # random horizontal flips
     precision: str = "bf16"  # of the forward and backward pass: bf16 | fp32; the weights stay fp32
@@ -51,14 +51,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         one_of(self.precision, ("bf16", "fp32"), "precision")
         one_of(self.store, STORES, "store")
-        for name, least in (("images", 1), ("batch_size", 1), ("save_every", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("images", "batch_size", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_seed(self.seed)
         for name in ("learning_rate", "grad_clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.snr_clip is not None and not self.snr_clip > 0:
-            raise InputError(f"snr_clip must be above 0, or null for equal weights, not {self.snr_clip}")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must lie in 0..1 (1 excluded), not {self.ema_decay}")
 
@@ -66,11 +65,20 @@ class TrainConfig:
 FREE = ("device", "save_every", "store", "out")  # what may change when a run goes on
 
 
-class Trainer:
-    """The state of a training run: weights, their moving average, optimiser, steps taken."""
+def check_seed(seed: int) -> None:
+    """Raises InputError for a seed that torch would refuse, or take for another one."""
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"seed must lie in 0..{SEEDS - 1}, not {seed}")
 
-    def __init__(self, config: TrainConfig, model: ModelConfig, device: torch.device) -> None:
-        self.config, self.model, self.device = config, model, device
+
+class Trainer:
+    """The state of a training run: weights, their moving average, optimiser, steps taken.
+
+    data_size: the number of images there are to draw from; every epoch's order depends on it.
+    """
+
+    def __init__(self, config: TrainConfig, model: ModelConfig, data_size: int, device: torch.device) -> None:
+        self.config, self.model, self.data_size, self.device = config, model, data_size, device
         # The layout that convolutions are fastest in, and their gradients.
         self.network = _initial(config, model.network).to(device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -81,7 +89,7 @@ class Trainer:
         self.seconds = 0.0
 
     def train_step(self, x0: Tensor) -> Tensor:
-        """One optimiser step on images x0 (B, C, H, W) in [-1, 1] -> the loss, mean of w(t)·|eps - eps_θ|²."""
+        """One optimiser step on images x0 (B, C, H, W) in [-1, 1] -> the loss, mean of |eps - eps_θ|²."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(self.steps, self.total_steps)
         t, eps = self.draw(x0)
@@ -89,7 +97,7 @@ class Trainer:
         x = a.sqrt() * x0 + (1 - a).sqrt() * eps
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             predicted, _ = self.network(x, t)
-        loss = (loss_weight(a, self.config.snr_clip) * (predicted.float() - eps).square()).mean()
+        loss = nn.functional.mse_loss(predicted.float(), eps)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
@@ -118,7 +126,7 @@ class Trainer:
         settings = {key: value for key, value in asdict(self.config).items() if key not in FREE}
         network = {f"network.{key}": value for key, value in asdict(self.model.network).items()}
         diffusion = {f"diffusion.{key}": value for key, value in asdict(self.model.diffusion).items()}
-        return json.loads(json.dumps(settings | network | diffusion))
+        return json.loads(json.dumps(settings | {"data.images": self.data_size} | network | diffusion))
 
     def save(self, path: Path) -> None:
         """Writes the state. Where that fails (a full disk, say) the one that was there stays whole."""
@@ -147,17 +155,6 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.seconds = state["steps"], state["seconds"]
-
-
-def loss_weight(alphas_cumprod: Tensor, snr_clip: float | None) -> Tensor | float:
-    """w = min(SNR, γ)/SNR with SNR = ᾱ/(1 - ᾱ) and γ = snr_clip, for networks that predict the noise (Hang et al.
-    2023, min-SNR-γ). None is 1, the simple loss of Ho et al. 2020, eq. 14.
-
-    Most of the simple loss, and of its gradients' noise, lies where noise is too weak to be seen.
-    """
-    if snr_clip is None:
-        return 1.0
-    return (snr_clip * (1 - alphas_cumprod) / alphas_cumprod).clamp(max=1)
 
 
 def learning_rate_factor(step: int, total: int) -> float:

@@ -12,6 +12,7 @@ import torch
 from omegaconf import MISSING
 
 import configs
+from caching import POLICIES
 from configs import InputError
 from experiments.cli import end_if_rows_failed, main
 
@@ -38,6 +39,23 @@ class Look:
 @dataclass(frozen=True)
 class Cost:
     model: str = "none"
+
+
+@dataclass(frozen=True)
+class Caching:
+    policy: dict[str, Any] = field(default_factory=dict)
+
+
+HELPED = """
+from dataclasses import dataclass
+from caching import register
+
+@register("helped")
+@dataclass(frozen=True)
+class Helped:
+    "Helps."
+    often: int = 3
+"""
 
 
 @dataclass(frozen=True)
@@ -118,6 +136,7 @@ def test_scripts_without_a_file_take_an_argument_or_words_alone():
     assert seen(Look, ["images"], argument="folder") == Look("images")
     assert seen(Look, ["folder=a", "limit=1"], argument="folder") == Look("a", 1)
     assert seen(Look, ["folder=steps=50"], argument="folder") == Look("steps=50")
+    assert seen(Look, ["folder=0e5"], argument="folder") == Look("0e5")
     assert seen(Job, ["images=4"]) == Job(4)
 
 
@@ -169,6 +188,36 @@ def test_help_prints_the_doc_and_runs_nothing(capsys, word):
     assert out.startswith("What this does.\n\nKeys, ")
     assert "\n  inner.steps=5\n" in out
     assert err == ""
+
+
+def test_help_lists_what_the_user_s_files_register(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imported_mine", None)
+    monkeypatch.setitem(POLICIES, "helped", None)  # forgotten afterwards
+    monkeypatch.delitem(POLICIES, "helped")
+    file = tmp_path / "mine.py"
+    file.write_text(HELPED)
+    main(pytest.fail, Caching, doc="usage", words=["--help", f"import={file}"])
+    assert "helped often=3: Helps." in capsys.readouterr().out
+    file.write_text("missing\n")
+    assert "mine.py, line 1 fails with NameError" in refusal(capsys, Caching, ["--help", f"import=[{file}]"])
+
+
+@pytest.mark.parametrize("value", ["3", "[3]", "[[a.py]]", "{a: 1}", ""])
+def test_imports_that_are_no_files_end_in_one_line(capsys, value):
+    assert "is no Python file" in refusal(capsys, Job, [f"import={value}"])
+
+
+def test_several_processes_are_refused_where_they_share_no_work(capsys, monkeypatch):
+    monkeypatch.setattr("experiments.cli.join", None)
+    monkeypatch.setattr("experiments.cli.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert refusal(capsys, Job, []) == "this script is the work of one process; start it without torchrun"
+    assert seen(Job, [], shared=True) == Job()
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        main(pytest.fail, Job, doc="usage", words=[])
+    assert (ended.value.code, capsys.readouterr().err) == (2, "")
 
 
 @pytest.mark.parametrize(

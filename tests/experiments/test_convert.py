@@ -45,3 +45,12 @@ def test_nothing_is_overwritten_and_only_safetensors_are_written(folder, tmp_pat
     with pytest.raises(InputError, match=r"must end in \.safetensors"):
         convert(ConvertConfig(checkpoint=folder, out=str(tmp_path / "weights.ckpt")))
     assert (tmp_path / "there.safetensors").read_text() == "mine"
+
+
+def test_what_cannot_be_converted_shows_before_anything_is_loaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "load", None)
+    with pytest.raises(InputError, match=r"random weights need a model, e\.g\. model=cifar10"):
+        convert(ConvertConfig(checkpoint="random", out=str(tmp_path / "a.safetensors")))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/a\.safetensors"):
+        convert(ConvertConfig(checkpoint=folder, out=str(tmp_path / "file" / "a.safetensors")))

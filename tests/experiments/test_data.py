@@ -57,6 +57,13 @@ def test_npz_splits_and_labels_are_kept_apart(tmp_path):
     assert open_images(str(tmp_path / "a.npz"), "test", 1, 8).labels is None
 
 
+@pytest.mark.parametrize("labels", [np.array(["3", "1"]), np.array([3.5, 1.0]), np.zeros((2, 1), int)], ids=str)
+def test_labels_that_are_no_integers_end_in_one_sentence(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", train_images=pixels(2, 8, 8), train_labels=labels)
+    with pytest.raises(InputError, match=r"a\.npz: train_labels must be integers \(N,\), not"):
+        open_images(str(tmp_path / "a.npz"), "train", 1, 8)
+
+
 def test_colour_images_are_channels_first(tmp_path):
     raw = pixels(3, 8, 8, 3)
     np.savez(tmp_path / "a.npz", train_images=raw)

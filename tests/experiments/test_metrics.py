@@ -36,6 +36,16 @@ def test_equal_images_are_identical():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("bad", [0, 2])
+def test_images_that_are_no_numbers_are_close_to_nothing(bad):
+    a = images(0)
+    b = a.clone()
+    b[bad] = math.nan
+    summary = closeness(b, a).summary()
+    assert summary["identical"] == 2
+    assert all(math.isnan(summary[name]) for name in ("psnr_mean", "psnr_worst", "ssim_mean", "ssim_worst"))
+
+
 def test_the_worst_image_counts():
     a = images(0)
     b = a.clone()

@@ -256,10 +256,10 @@ def test_our_own_files_are_checked_as_strictly(own, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"channel_mult": {}}, "its metadata: channel_mult must be list[float], not {}"),
-        ({"channel_mult": [1, [1]]}, "its metadata: channel_mult must be list[float], not [1, [1]]"),
+        ({"channel_mult": {}}, "its metadata: channel_mult must be a list of numbers, not {}"),
+        ({"channel_mult": [1, [1]]}, "its metadata: channel_mult must be a list of numbers, not [1, [1]]"),
         ({"channel_mult": [1, math.nan]}, "channel_mult must hold finite numbers, not [1.0, nan]"),
-        ({"attention_levels": {}}, "its metadata: attention_levels must be list[int], not {}"),
+        ({"attention_levels": {}}, "its metadata: attention_levels must be a list of integers, not {}"),
         ({"channels": "${x}"}, "its metadata: channels must be an integer, not '${x}'"),
     ],
 )

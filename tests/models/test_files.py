@@ -1,12 +1,15 @@
 """models/files.py: a file appears whole or not at all."""
 
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.files import write_atomically, write_safetensors
+from models.files import check_writable, write_atomically, write_safetensors, write_text
 
 resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
 
@@ -38,6 +41,38 @@ def test_a_full_disk_leaves_what_was_there(write, tmp_path):
     assert raised.value.filename == str(path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "x"), check_writable])
+@pytest.mark.parametrize("name", ["file/inner", "file/inner/run.json", "folder"])
+def test_an_impossible_path_is_named_as_it_was_given(tmp_path, write, name):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r".") as raised:
+        write(tmp_path / name)
+    assert raised.value.filename == str(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    check_writable(tmp_path / "file")
+    check_writable(tmp_path / "other")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "mine")]
+
+
+def test_two_processes_may_write_one_file(tmp_path):
+    program = f"""
+from pathlib import Path
+from models.files import write_text
+for _ in range(200):
+    write_text(Path({str(tmp_path / "file")!r}), "x" * 1000)
+"""
+    root = Path(__file__).parents[2]
+    both = [subprocess.Popen([sys.executable, "-c", program], cwd=root) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "x" * 1000
 
 
 def test_safetensors_are_written_with_their_metadata(tmp_path):

@@ -35,10 +35,10 @@ def test_settings_versions_and_machine_make_another_identity():
     assert len({identity(case, there), *others}) == 3
 
 
-@pytest.mark.parametrize("content", ["no json\n", '{"case": "a"}\n', "[1]\n"])
+@pytest.mark.parametrize("content", [b"no json\n", b'{"case": "a"}\n', b"[1]\n", b"\x89PNG\xff\n"])
 def test_a_foreign_file_is_refused(tmp_path, content):
     path = tmp_path / "b.jsonl"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(InputError, match=r"line 1 of .* is no measurement"):
         Records(path)
 

@@ -8,6 +8,7 @@ import pytest
 import configs
 from experiments.benchmark import suite
 from experiments.benchmark.settings import BenchmarkConfig
+from experiments.benchmark.workload import Workload
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_everything_is_measured_once(config, monkeypatch):
     monkeypatch.setattr(suite, "measure", pytest.fail)
     suite.run(config)  # reads what is there
     assert lines(config) == records
+
+
+def test_what_cannot_be_written_is_not_measured(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "measure", pytest.fail)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/tiny\.jsonl"):
+        suite.run(like(config, out=str(tmp_path / "file")))
+
+
+def test_the_digits_are_measured_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = configs.read(configs.find("mnist32", "benchmarks"))
+    (case,) = configs.parse(BenchmarkConfig, content, where="mnist32").all_cases()
+    assert Workload(case).network().provenance.sha256
 
 
 def test_a_missing_peer_is_a_line_and_no_error(config, monkeypatch):

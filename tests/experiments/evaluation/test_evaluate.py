@@ -81,6 +81,7 @@ def test_the_result_lies_beside_the_samples_as_json(with_toy, pictures, tmp_path
     save(tmp_path / "samples", pictures(0, 30))
     save(tmp_path / "real", pictures(2, 30))
     result = evaluate(EvaluateConfig(str(tmp_path / "samples"), str(tmp_path / "real")))
+    result.save()
     stored = json.loads((tmp_path / "samples.metrics.json").read_text())
     assert stored["values"] == result.values
     assert stored["networks"] == {"inception-v3-compat": "0" * 64}
@@ -150,6 +151,8 @@ def test_nothing_to_measure_ends_in_one_sentence(without_weights, pictures, tmp_
     ("more", "sentence"),
     [
         ({"metrics": ["fib"]}, "the metric 'fib' does not exist; did you mean 'fid'"),
+        ({"reference": "mnist", "statistics": "real.txt"}, r"statistics must be the name of an \.npz file, not real"),
+        ({"statistics": "real.npz"}, "statistics are those of the reference; name it"),
         ({"split": "val"}, "the split 'val' does not exist"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
@@ -157,6 +160,18 @@ def test_nothing_to_measure_ends_in_one_sentence(without_weights, pictures, tmp_
 def test_keys_are_checked_first(more, sentence):
     with pytest.raises(InputError, match=sentence):
         EvaluateConfig("samples", **more)
+
+
+@pytest.mark.parametrize("which", ["statistics", "result"])
+def test_a_file_that_cannot_be_written_shows_before_anything_is_measured(monkeypatch, pictures, tmp_path, which):
+    monkeypatch.setattr(module, "load_inception", None)
+    folder = save(tmp_path / "samples", pictures(0, 2))
+    (tmp_path / "file").touch()
+    if which == "result":
+        (tmp_path / "samples.metrics.json").mkdir()
+    statistics = str(tmp_path / "file" / "real.npz") if which == "statistics" else None
+    with pytest.raises(OSError, match=r"real\.npz" if statistics else r"samples\.metrics\.json"):
+        evaluate(EvaluateConfig(folder, folder, statistics=statistics))
 
 
 def test_sets_of_different_sizes_are_not_of_one_evaluation(pictures, tmp_path):

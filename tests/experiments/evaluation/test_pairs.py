@@ -34,6 +34,12 @@ def test_the_other_set_may_be_larger(pictures):
     assert compare(few, image_set("many", many)).summary()["identical"] == 2
 
 
+def test_images_smaller_than_the_window_of_ssim_end_in_one_sentence(pictures):
+    small = image_set("small", pictures(0, 2)[..., :5])
+    with pytest.raises(InputError, match="SSIM looks at 7x7 pixels at a time, but the images of small are 8x5"):
+        compare(small, small)
+
+
 def test_missing_counterparts_end_in_one_sentence(pictures):
     with pytest.raises(InputError, match="theirs lacks 2 of the 5 images of ours, 000003 first"):
         compare(image_set("ours", pictures(0, 5)), image_set("theirs", pictures(1, 3)))

@@ -86,6 +86,16 @@ def test_what_is_no_set_of_samples_ends_in_one_sentence(pictures, tmp_path):
         open_sets(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "seeds", [np.zeros(2), np.array(["a", "b"]), np.zeros((2, 1), int)], ids=["float", "text", "2d"]
+)
+@pytest.mark.parametrize("where", ["0.npz", ""])
+def test_seeds_that_are_none_end_in_one_sentence(pictures, tmp_path, seeds, where):
+    np.savez(tmp_path / "0.npz", pictures(0, 2).permute(0, 2, 3, 1).numpy(), seeds=seeds)
+    with pytest.raises(InputError, match=r"0\.npz: seeds must be integers \(N,\), not"):
+        open_sets(tmp_path / where)
+
+
 def test_images_of_different_sizes_end_in_one_sentence(pictures, tmp_path):
     save(tmp_path / "png", pictures(0, 2))
     save_png(pictures(0, 1)[0][:, :6], tmp_path / "png" / "000002.png")

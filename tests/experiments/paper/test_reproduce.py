@@ -30,7 +30,8 @@ columns:
 sections:
   - name: tiny
     base:
-      {model: MODEL, checkpoint: random, sampler: {steps: 4}, forecaster: {name: reuse}, num_images: 3, batch_size: 2}
+      {model: MODEL, checkpoint: random, sampler: {name: ddim, steps: 4}, forecaster: {name: reuse}, num_images: 3,
+       batch_size: 2}
     rows:
       - {name: other work, quoted: true, run: {}, paper: {macs_G: 0.5, fid: 9.9}}
       - {name: uncached, run: {}, paper: {macs_G: 0.1, throughput: 4.0, fid: 4.16}}
@@ -183,13 +184,43 @@ def test_a_row_that_fails_is_noted_and_the_others_stand(table, tmp_path):
         reproduce(config_of(table, tmp_path, cost_only=True))
 
 
-def test_a_missing_checkpoint_leaves_the_costs(table, tmp_path):
-    (made,) = reproduce(config_of(table, tmp_path, checkpoint=str(tmp_path / "none.pt")))
+def test_a_section_without_a_checkpoint_leaves_its_costs(table, tmp_path):
+    path = Path(table)
+    content = configs.read(path)
+    (tiny,) = content["sections"]
+    content["sections"].append({**tiny, "name": "lost", "base": {**tiny["base"], "checkpoint": "none.pt"}})
+    path.write_text(json.dumps(content))
+    (made,) = reproduce(config_of(table, tmp_path))
     assert set(made.failures) == {"table0, uncached", "table0, cached"}
     assert all("none.pt" in sentence for sentence in made.failures.values())
     text = (tmp_path / "out" / "table0.md").read_text()
-    assert re.search(r"\[\d\] The row failed: there is no checkpoint .*none\.pt", text)
+    assert re.search(r"\[\d\] The row failed: there is no checkpoint none\.pt", text)
     assert "G MACs, here" in text
+
+
+@pytest.mark.parametrize("cost_only", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"batch_size": -1}, "batch_size must be at least 1, not -1"),
+        ({"precision": "fp8"}, "precision 'fp8' does not exist"),
+        ({"seed": -1}, "seed=-1 does not leave room"),
+        ({"steps": 10**6}, "nothing of 'Table 0: two ways' can be run; the first: uncached is left out: "),
+    ],
+)
+def test_what_no_row_can_have_writes_nothing(table, tiny, tmp_path, settings, sentence, cost_only):
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(tiny).read_text())
+    with pytest.raises(InputError, match=sentence):
+        reproduce(config_of(table, tmp_path, model=str(other), cost_only=cost_only, **settings))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"checkpoint": "none.pt"}, {"prompts": "none.txt", "checkpoint": "random"}])
+def test_where_no_row_can_begin_nothing_is_written(table, tmp_path, settings):
+    with pytest.raises(InputError, match=r"none\.(pt|txt)"):
+        reproduce(config_of(table, tmp_path, **settings))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_digits_get_every_column_that_can_be_had(tmp_path):
@@ -244,6 +275,7 @@ def test_identical_images_are_infinitely_close(table):
         (["table2", "--all"], "name either a table or --all"),
         (["table2", "--cost-onyl"], "did you mean 'cost_only'"),
         (["table2", "model=mnist32", "sections=[tiny]"], "on another model leave them out"),
+        (["table2", "sections=[]"], "sections must name at least one"),
         (["table2", "model=cifar", "--cost-only"], "there is no configuration 'cifar'"),
     ],
 )

@@ -1,6 +1,7 @@
 """Rows: run once, resumed, recorded when they fail."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import experiments.rows.rows
 from configs import InputError
 from experiments.rows.judging import Judges
 from experiments.rows.pricing import price
-from experiments.rows.results import as_text, load_result
+from experiments.rows.results import Result, as_text, load_result
 from experiments.rows.rows import Row, execute, key
 from experiments.runs.run import SampleConfig
 
@@ -166,6 +167,80 @@ def test_what_was_measured_once_is_measured_again_for_other_real_images_alone(tm
     for was, now in zip(before, after, strict=True):
         assert now == replace(was, notes=now.notes)
         assert "no distances to real images" in now.notes[0]
+
+
+def judged_again(out: Path, cached: Row, real: Path) -> Result:
+    """The row, finished before, with real images for the first time."""
+    return execute([cached], out, judges=Judges(str(real)))[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Path, Result]:
+    """A folder with a row and its uncached one, some real images, and the row's result."""
+    folder = tmp_path_factory.mktemp("finished")
+    (result,) = execute([row("mnist32")], folder / "out")
+    shutil.copytree(folder / "out" / "samples" / result.uncached / "none", folder / "real")
+    return folder / "out", folder / "real", result
+
+
+@pytest.mark.parametrize(
+    ("keep", "note"),
+    [(0, "there are no images"), (1, "holds 1 images, and the row has 3"), (None, "is not a readable image")],
+    ids=["none", "some", "truncated"],
+)
+def test_a_finished_row_is_not_measured_on_what_is_left_of_its_images(finished, tmp_path, keep, note):
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    paths = sorted((out / "samples" / finished[2].key).glob("*/*.png"))
+    if keep is None:
+        paths[1].write_bytes(paths[1].read_bytes()[:80])
+    for path in paths[len(paths) if keep is None else keep :]:
+        path.unlink()
+    for _ in range(2):
+        result = judged_again(out, row("mnist32"), finished[1])
+        assert result == replace(finished[2], notes=result.notes)
+        assert len(result.notes) == 1  # also the second time
+        assert result.notes[0].startswith("not measured again: ")
+        assert note in result.notes[0]
+    assert load_result(out / "results" / f"{result.key}.json").notes == result.notes
+
+
+def test_closeness_stays_where_uncached_images_are_gone(finished, tmp_path):
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    next((out / "samples" / finished[2].uncached).glob("*/*.png")).unlink()
+    result = judged_again(out, row("mnist32"), finished[1])
+    assert result.metrics["frechet"] > 0
+    assert finished[2].metrics.items() <= result.metrics.items()
+
+
+def test_the_uncached_row_is_judged_beside_a_row_that_is_finished(finished, tmp_path, counted):
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    judged_again(out, row("mnist32"), finished[1])
+    uncached = load_result(out / "results" / f"{finished[2].uncached}.json")
+    assert uncached.metrics["frechet"] == pytest.approx(0, abs=1e-3)  # the real ones are its own
+    assert not counted
+
+
+def test_a_missing_file_of_one_row_stops_no_other(tiny, tmp_path):
+    broken = row(tiny, "a", prompts=str(tmp_path / "none.txt"))
+    failed, fine = execute([broken, row(tiny, "b")], tmp_path / "out")
+    assert "none.txt" in failed.error
+    assert fine.error is None
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[1]", "is damaged"),
+        ("5", "is damaged"),
+        ('{"name": "a"}', r"is damaged \(.*missing 2 required .*\); remove it, and the row is run again"),
+        ('{"name": "a", "keys": "b"}', "a result has no key 'keys'; did you mean 'key'"),
+    ],
+)
+def test_a_file_that_is_no_result_is_named(content, sentence, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=sentence) as caught:
+        load_result(tmp_path / "a.json")
+    assert str(caught.value).startswith(str(tmp_path / "a.json"))
 
 
 def test_results_say_what_the_row_costs(tiny, tmp_path):

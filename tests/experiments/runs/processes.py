@@ -46,7 +46,7 @@ def _process(rank: int, size: int, port: int, said: Path, work: Callable[[Any], 
     torch.set_num_threads(1)
     with said.open("a", buffering=1) as sys.stderr, Path(os.devnull).open("w") as sys.stdout:
         try:
-            main(work, SampleConfig, doc="", default="mnist32", words=words)
+            main(work, SampleConfig, doc="", default="mnist32", words=words, shared=True)
         except Exception:
             traceback.print_exc()
             sys.exit(1)

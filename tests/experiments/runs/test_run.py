@@ -16,7 +16,7 @@ from configs import InputError
 from experiments.cli import main
 from experiments.grid import expand, folder_name, label, strategies
 from experiments.model import model_config
-from experiments.runs import comparison
+from experiments.runs import comparison, making
 from experiments.runs.run import SampleConfig, run
 from samplers import DiffusionConfig, Sampler, SamplerConfig
 
@@ -81,6 +81,25 @@ def test_an_adaptive_run_counts_the_calls_of_all_images(tiny, tmp_path):
     assert [tuple(trace) for trace in stored["rows"][1]["traces"]] == row.traces
     alone = run(config_of(tiny, tmp_path, **settings, batch_size=1, out=str(tmp_path / "alone")))
     assert alone.rows[1].traces == row.traces
+
+
+@pytest.mark.parametrize(("bad", "stored"), [("uncached", []), ("uniform interval=3 branch=1", ["uncached"])])
+def test_images_that_are_not_finite_are_refused_and_not_stored(tiny, tmp_path, monkeypatch, bad, stored):
+    def sample(pipeline, sampler, run, seeds, bar):
+        made = sample_images(pipeline, sampler, run, seeds, bar)
+        if run.name == bad and 1 in seeds:
+            images = made.images.clone()
+            images[1, 0, 0, 0] = float("nan")
+            return made._replace(images=images)
+        return made
+
+    sample_images = making.sample_images
+    monkeypatch.setattr(making, "sample_images", sample)
+    with pytest.raises(InputError, match=f"^{bad}: the images of the seeds 1 are not finite; fp16 overflows"):
+        run(config_of(tiny, tmp_path))
+    assert {path.parent.name for path in (tmp_path / "out").rglob("*.png")} <= set(stored)
+    monkeypatch.undo()
+    assert run(config_of(tiny, tmp_path)).rows[1].ssim_mean < 1  # nothing of the block counted as made
 
 
 def test_labels_of_the_grid_stay_beside_the_images():

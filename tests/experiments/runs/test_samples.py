@@ -83,7 +83,7 @@ def test_open_images_takes_a_run_of_one_strategy(made, kind, channels, size):
 
 def test_a_run_of_several_strategies_is_no_single_set(made):
     folder = made("png", policy={"name": "uniform", "interval": [2, 3]}, forecaster={"name": "reuse"}, num_images=1)
-    with pytest.raises(InputError, match=r"2 sets .*uniform-interval2, uniform-interval3"):
+    with pytest.raises(InputError, match=r"2 sets .*uniform-interval2-branch0, uniform-interval3-branch0"):
         open_images(str(folder), "test", 3, 8)
 
 

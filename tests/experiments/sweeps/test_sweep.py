@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import configs
 from configs import InputError
 from experiments.rows import rows as rows_module
 from experiments.rows.measures import MEASURES
 from experiments.rows.results import Result
+from experiments.sweeps import sweep
 from experiments.sweeps.contrasts import contrasts
 from experiments.sweeps.sweep import SweepConfig, axes, combinations, name_of, run, words
 from experiments.sweeps.sweep_folder import SweepFolder
@@ -91,10 +93,15 @@ def test_combinations_that_mean_nothing_are_left_out_with_the_reason(tmp_path):
         ({"metrics": []}, "metrics must name at least one"),
         ({"compare": False}, "compare"),
         ({"checkpoint": "nowhere.ckpt"}, "nowhere.ckpt"),
-        ({"only_render": True}, "there is no sweep in"),
+        ({"only_render": True}, "there is no sweep in .*out: it does not exist; the sweep without only_render"),
+        ({"data": "nowhere"}, "data must be mnist, cifar10, or an image folder.* that exists, not 'nowhere'"),
+        ({"data": "lsun:nowhere"}, "not 'lsun:nowhere'"),
+        ({"inception": "nowhere.pth"}, "there is no file nowhere.pth"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
     ],
 )
-def test_a_sweep_that_cannot_run_ends_in_a_sentence(settings, sentence, tmp_path):
+def test_a_sweep_that_cannot_run_ends_in_a_sentence(settings, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "run", lambda *_, **__: pytest.fail("sampled before it was refused"))
     with pytest.raises(InputError, match=sentence):
         run(config_of(tmp_path / "out", **settings))
     assert not (tmp_path / "out").exists()
@@ -175,9 +182,23 @@ def test_a_damaged_result_is_named(swept, tmp_path):
     (damaged / "results" / f"{point.key}.json").write_text('{"na')
     with pytest.raises(InputError, match=rf"{point.key}\.json is damaged"):
         render(damaged)
-    (damaged / "sweep.json").write_text("{")
-    with pytest.raises(InputError, match=r"sweep\.json is damaged"):
-        render(damaged)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", r"sweep\.json is damaged \(.*\); the sweep without only_render writes it again"),
+        ("[]", r"sweep\.json is damaged"),
+        ('{"title": "x"}', r"sweep\.json is damaged \(.* missing 3 required .* 'axes', 'metrics', and 'points'\)"),
+        ('{"title": "x", "axes": {}, "metrics": [], "points": [{"nam": 1}]}', r"sweep\.json is damaged \(.*'nam'\)"),
+        (None, r"there is no sweep in .*: it lacks sweep\.json; the sweep without only_render writes it"),
+    ],
+)
+def test_a_folder_without_its_plan_is_not_rendered(content, sentence, tmp_path):
+    if content is not None:
+        (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(InputError, match=sentence):
+        run(config_of(tmp_path, only_render=True))
 
 
 def test_rows_under_several_samplers_are_compared_each_with_its_own(tmp_path):
@@ -251,6 +272,26 @@ def test_the_report_says_what_each_setting_changes(swept):
     assert any(line.startswith("| policy.interval") for line in outcome.contrasts)
     assert "One setting at a time" in outcome.page.read_text()
     assert "differ in one setting alone" in str(outcome)
+
+
+def test_values_given_twice_run_once(tmp_path):
+    made = list(combinations(config_of(tmp_path, grid={"policy.interval": [2, 2]})))
+    assert [each.reason for each in made] == ["", "the same as interval=2"]
+
+
+def test_images_are_judged_on_the_device_that_makes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "pick_device", lambda name: torch.device("meta" if name == "auto" else name))
+    asked = []
+    monkeypatch.setattr(sweep, "execute", lambda rows, out, judges: asked.append(judges.device))
+    run(config_of(tmp_path, device="auto"))
+    assert asked == [torch.device("meta")]
+
+
+def test_a_sweep_says_first_how_much_there_is_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "execute", lambda *_, **__: None)
+    run(config_of(tmp_path, grid={"policy.interval": [2, 3], "policy.branch": [1, 99]}))
+    said = f"rows of the sweep: 2, combinations left out: 2 ({tmp_path / 'sweep.json'} says why)\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_differs_in_nothing_runs_once(tmp_path):

@@ -198,6 +198,28 @@ def test_each_folder_is_judged_by_itself(trained, tmp_path):
     assert lines[7:] == ["images of another size, left out: 1"]
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seed": -1}, r"seed must lie in 0\.\.4294967295, not -1"),
+        ({"seed": 10**23}, r"seed must lie in 0\.\.4294967295, not 1000"),
+        ({"learning_rate": -1.0}, r"learning_rate must be above 0 and finite, not -1\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0 and finite, not nan"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        TrainClassifierConfig(**change)
+
+
+def test_a_classifier_that_cannot_be_written_is_not_trained(tmp_path):
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / "classifier.safetensors")
+    with pytest.raises(OSError, match=r"file/classifier\.safetensors"):
+        train_classifier(TrainClassifierConfig(data="nowhere", out=out))
+
+
 def test_a_judgement_counts_the_confident_images_of_each_class(network):
     network.head.weight.data.zero_()
     network.head.bias.data = torch.tensor([0.0] * 3 + [9.0] + [0.0] * 6)
@@ -221,6 +243,8 @@ def test_images_are_read_as_they_are_from_every_depth(tmp_path):
 def test_a_folder_without_fitting_images_is_refused(trained, tmp_path):
     with pytest.raises(InputError, match="there are no images"):
         judge(JudgeConfig(str(tmp_path), str(trained)))
+    with pytest.raises(InputError, match=r"there is no folder .*nosuch"):
+        judge(JudgeConfig(str(tmp_path / "nosuch"), str(trained)))
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"none of the 1 images below .* has 32x32 pixels"):
         judge(JudgeConfig(str(tmp_path), str(trained)))
