@@ -29,9 +29,8 @@ class FastUNet(UNet):
     """A U-Net whose constants of a run are computed once. Called as the U-Net it was made from, to sample: it shares
     that one's parameters, and has no dropout.
 
-    num_timesteps: timesteps it was trained on; integer ones, 0 … num_timesteps - 1, are looked up. Real ones are
-      computed, and on a CPU so are other integers. A GPU's values would have to be waited for: there, negative integers
-      are looked up from the table's end, and those from num_timesteps on fail in CUDA; give such as real numbers.
+    num_timesteps: timesteps it was trained on; integer ones, 0 … num_timesteps - 1, are looked up, real ones computed.
+      Give any others as real numbers: that an integer lies outside of the table shows on the device alone.
     A context is bound when it is first seen: do not change its values in place under inference mode.
     """
 

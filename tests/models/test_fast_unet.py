@@ -190,13 +190,6 @@ def test_real_timesteps_and_any_batch(case):
         assert_equal(transformed(x[:1], T[:1], one)[0], plain(x[:1], T[:1], one)[0])
 
 
-@pytest.mark.parametrize("t", [[-1, 3], [0, 1000], [1000, 5000]])
-def test_integer_timesteps_outside_the_table_are_computed_on_a_cpu(case, t):
-    plain, fast, _, _, x, cond = case
-    t = torch.tensor(t)
-    assert_equal(fast(x, t, cond)[0], plain(x, t, cond)[0])
-
-
 def test_fast_is_the_network_as_the_scripts_run_it(case):
     plain, _, _, _, x, cond = case
     plain = copy.deepcopy(plain)
