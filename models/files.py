@@ -31,6 +31,13 @@ def check_writable(path: Path) -> None:
         unfinished.touch()
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes, in `folder` and below, what processes that were killed left half-written."""
+    for left in folder.rglob(".*.part"):
+        if not _is_running(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes one file, by `write_atomically`."""
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
@@ -58,8 +65,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 @contextlib.contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
-    """A name beside `path`, in a folder that is there, for what is gone in the end. OSErrors name `path`."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write the same file
+    """A name beside `path`, in a folder that is there, for what is gone in the end. OSErrors name `path`.
+
+    The name is this process's own, since several may write the same file. See remove_unfinished.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
@@ -70,3 +80,14 @@ def _unfinished(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # where nothing can be written there is nothing to remove
             unfinished.unlink()
+
+
+def _is_running(process: str) -> bool:
+    """Is there a process of this number, as far as can be told?"""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True

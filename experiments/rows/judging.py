@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from configs import InputError
+from experiments.digest import file_digest
 from experiments.evaluation.clip_score import Scorer, clip_score, load_clip, prompts_of
 from experiments.evaluation.evaluator import Evaluator, images_evaluator
 from experiments.evaluation.inception import load_inception
@@ -25,7 +26,6 @@ from experiments.evaluation.references import Reference, open_reference
 from experiments.evaluation.scores import METRICS, NEIGHBOURS, precision_recall, score
 from experiments.evaluation.sets import ImageSet, open_sets
 from experiments.training.classifier import BUNDLED, DIGITS
-from models.download import digest
 
 T = TypeVar("T")
 
@@ -75,7 +75,11 @@ class Judges:
     def identity(self) -> dict[str, str]:
         """What images are measured against: as given, of files the sha256. Empty where nothing was asked for."""
         given = {"data": self.data, "inception": self.inception, "clip": self.clip}
-        return {name: _content(source) for name, source in given.items() if source is not None}
+        return {
+            name: file_digest(source) if Path(source).is_file() else source
+            for name, source in given.items()
+            if source is not None
+        }
 
     def have_measured(self, judged: Mapping[str, str], metrics: Collection[str]) -> bool:
         """Have images with these metrics, measured against `judged`, been measured against what is asked for now? Not
@@ -146,10 +150,6 @@ class Judges:
             measure()
         except InputError as error:
             judged.missing.append(f"no {what}: {' '.join(str(error).split())}")
-
-
-def _content(source: str) -> str:
-    return digest(Path(source), "sha256") if Path(source).is_file() else source
 
 
 def _precision_recall(samples: Evaluator, reference: Reference, judged: Judged) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from caching import NoCache, PlanFile
 from configs import InputError
-from experiments.digest import json_digest
+from experiments.digest import file_digest, json_digest
 from experiments.evaluation.sets import open_sets
 from experiments.grid import default_forecaster, folder_name, strategies
 from experiments.model import model_config
@@ -26,7 +25,7 @@ from experiments.runs.run import SampleConfig, default_checkpoint, run, sampler_
 from experiments.runs.summary import Summary, count_calls
 from experiments.runs.world import World, join
 from models import reading
-from models.download import digest, fetch
+from models.download import fetch
 from models.files import write_text
 
 # Where and how a run leaves its files, and how it is started: no result depends on them.
@@ -77,10 +76,10 @@ def identity(row: Row) -> dict[str, Any]:
     model = asdict(model_config(settings.pop("model")))
     del model["checkpoints"]
     if settings["prompts"] is not None:
-        settings["prompts"] = _content(settings["prompts"])
+        settings["prompts"] = file_digest(settings["prompts"])
     file = str(settings["policy"].get("file", settings["policy"]["name"]))
     if file.endswith(".json"):
-        settings["policy"] = {"name": "plan", "file": _content(file)}
+        settings["policy"] = {"name": "plan", "file": file_digest(file)}
     return {**settings, "model": model, "checkpoint": checkpoint_digest(row.config)}
 
 
@@ -92,7 +91,7 @@ def key(row: Row) -> str:
 def checkpoint_digest(config: SampleConfig) -> str:
     """sha256 of the file that holds the U-Net's weights; "random" of random ones."""
     name = config.checkpoint or default_checkpoint(model_config(config.model), config.model)
-    return "random" if name == "random" else _content(reading.weights_in(fetch(name)))
+    return "random" if name == "random" else file_digest(reading.weights_in(fetch(name)))
 
 
 def execute(
@@ -291,17 +290,3 @@ def _result(row: Row, name: str, uncached: str, summary: Summary) -> Result:
 def _failed(row: Row, name: str, sentence: str) -> Result:
     settings = {key: value for key, value in asdict(row.config).items() if key not in NO_RESULT}
     return Result(row.name, name, settings, error=" ".join(sentence.split()))
-
-
-def _content(file: str | Path) -> str:
-    """sha256 of a file; of one that is unchanged it is computed once."""
-    try:
-        about = Path(file).stat()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror})") from error
-    return _digest(Path(file), about.st_mtime_ns, about.st_size)
-
-
-@cache
-def _digest(file: Path, changed: int, size: int) -> str:
-    return digest(file, "sha256")

@@ -32,7 +32,7 @@ from configs import InputError
 from experiments.digest import json_digest
 from experiments.grid import folder_name
 from experiments.runs.samples import Batch, storage
-from models.files import write_bytes
+from models.files import remove_unfinished, write_bytes
 from samplers import GuidancePlan
 
 BLOCKS = "blocks"  # the folder of the records
@@ -108,6 +108,7 @@ class RunFolder:
         manifest = self.path / MANIFEST
         if manifest.exists():
             self._compare(_read_manifest(manifest))
+            remove_unfinished(self.path)
         elif self.path.exists() and (not self.path.is_dir() or any(map(_is_visible, self.path.iterdir()))):
             raise InputError(f"{self.path} exists and is not the folder of an earlier run; choose another out=FOLDER")
         else:

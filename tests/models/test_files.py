@@ -1,5 +1,6 @@
 """models/files.py: a file appears whole or not at all."""
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.files import check_writable, write_atomically, write_safetensors, write_text
+from models.files import check_writable, remove_unfinished, write_atomically, write_safetensors, write_text
 
 resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
 
@@ -73,6 +74,19 @@ for _ in range(200):
     assert [process.wait(60) for process in both] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "x" * 1000
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "blocks").mkdir()
+    left = tmp_path / "blocks" / f".a.json.{ended.pid}.part"
+    others = [tmp_path / f".b.json.{os.getpid()}.part", tmp_path / ".c.part", tmp_path / "d.part", tmp_path / "e"]
+    for file in (left, *others):
+        file.touch()
+    remove_unfinished(tmp_path)
+    assert not left.exists()
+    assert all(file.exists() for file in others)
 
 
 def test_safetensors_are_written_with_their_metadata(tmp_path):
