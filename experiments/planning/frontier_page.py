@@ -63,10 +63,9 @@ def ordered(results: Iterable[Result]) -> list[Result]:
 
 
 def summary(results: Sequence[Result]) -> list[str]:
-    """Of `ordered` results the best of every group at each setting and budget, as lines of Markdown."""
-    groups = [group for group in GROUPS if group != OWN or any(result["group"] == OWN for result in results)]
-    compared, own = groups[: GROUPS.index(OWN)], groups[GROUPS.index(OWN) :]
-    table = [["setting", "MACs", *compared, "its calls", "gain", *own]]
+    """Of `ordered` results the best of every group at each setting and budget, and one's own, as lines of Markdown."""
+    compared = [group for group in GROUPS if group != OWN]
+    table = [["setting", "MACs", *compared, "its calls", "gain"]]
     for (setting, budget), rows in _cells(results).items():
         if budget == math.inf:
             continue
@@ -75,18 +74,19 @@ def summary(results: Sequence[Result]) -> list[str]:
             best.setdefault(row["group"], row)
         found = best["calibrated"]
         gain = found["psnr"] - max(best[group]["psnr"] for group in ("fewer steps", "reuse"))
-        psnrs = {group: f"{best[group]['psnr']:.1f}" if group in best else "" for group in groups}
-        table.append([
-            _title(setting), f"{budget:.1%}", *(psnrs[group] for group in compared),
-            " / ".join(map(str, found["calls"])), f"{gain:+.1f}", *(psnrs[group] for group in own),
-        ])  # fmt: skip
+        psnrs = [f"{best[group]['psnr']:.1f}" if group in best else "" for group in compared]
+        calls = " / ".join(map(str, found["calls"]))
+        table.append([_title(setting), f"{budget:.1%}", *psnrs, calls, f"{gain:+.1f}"])
     start, stop = results[0]["seeds"]
     legend = (
         f"PSNR (dB, mean over {stop - start} images) to the uncached images, of the best row of each group at these "
         "MACs; its calls: full / partial / null ones of the calibrated plan; gain: of that plan over the best of fewer "
         "steps and reuse."
     )
-    return [*markdown(table), "", legend]
+    own = [["yours", "setting", "MACs", "PSNR"]]
+    own += [[row["name"], _title(row["setting"]), f"{row['macs']:.1%}", f"{row['psnr']:.1f}"]
+            for row in results if row["group"] == OWN]  # fmt: skip
+    return [*markdown(table), "", legend, *(["", *markdown(own)] if len(own) > 1 else [])]
 
 
 def page(results: Sequence[Result], model: str) -> str:

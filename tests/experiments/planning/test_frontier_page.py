@@ -27,9 +27,10 @@ def test_own_rows_stand_at_the_smallest_budget_they_keep():
     budgets = {row["macs"]: row["budget"] for row in shown if row["group"] == OWN}
     assert budgets == {0.2: 0.3, 0.4: 0.5, 0.45: 0.5, 0.9: np.inf}
     lines = frontier_page.summary(shown)
-    assert [line.split("|")[-2].strip() for line in lines[2:4]] == ["40.5", "40.2"]
-    assert lines[2].split("|")[-4].strip() == "3 / 2 / 5"
-    assert lines[2].split("|")[-3].strip() == "+4.0"
+    assert lines[2].split("|")[-3].strip() == "3 / 2 / 5"
+    assert lines[2].split("|")[-2].strip() == "+4.0"
+    assert lines[-6].startswith(f"| {OWN}")
+    assert sorted(float(line.split("|")[3].strip(" %")) for line in lines[-4:]) == [20, 40, 45, 90]
 
 
 def test_the_picture_has_a_line_per_group_and_ticks_at_the_budgets():
