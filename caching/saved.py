@@ -107,16 +107,10 @@ class PlanFile:
                              f"makes {num_evals}")  # fmt: skip
         return self.saved.plan
 
-    def check(
-        self,
-        checkpoint: str,
-        sampler: Mapping[str, Any],
-        timesteps: Sequence[int],
-        pipeline: Mapping[str, Any] | None = None,
-    ) -> None:
+    def check(self, *made_for: Any, **named: Any) -> None:
         """As SavedPlan.check, naming the file."""
         try:
-            self.saved.check(checkpoint, sampler, timesteps, pipeline)
+            self.saved.check(*made_for, **named)
         except InputError as error:
             raise InputError(f"{self.file} does not fit: {error}") from error
 

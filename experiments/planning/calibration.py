@@ -20,7 +20,7 @@ from experiments.digest import json_digest
 from experiments.grid import expand, label
 from experiments.images import save_figure
 from experiments.model import model_config, pick_device
-from experiments.pipeline import load_pipeline
+from experiments.pipeline import Pipeline, load_pipeline
 from experiments.planning import pictures
 from experiments.planning.end_error import EndError, mean_psnr
 from experiments.planning.naming import describe_forecaster, words
@@ -76,18 +76,8 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     sampler = Sampler(config.sampler, model.diffusion)
     checkpoint = config.checkpoint or default_checkpoint(model, config.model)
     pipeline = load_pipeline(checkpoint, config.model, config, pick_device(config.device))
-    costs = pass_costs(pipeline.unet.config, pipeline.shape[1:], pipeline.context_length)
-    limit = config.budget
-    if limit is None:
-        policy = make_policy(expand(config.policy, POLICIES)[0])
-        if isinstance(policy, AdaptivePolicy):
-            raise InputError(f"what {config.policy['name']} costs shows during sampling alone; name a budget, e.g. "
-                             "budget=0.35")  # fmt: skip
-        plan = policy.plan(sampler.num_evals)
-        check_plan(plan, sampler.num_evals, pipeline.unet.num_branches)
-        limit = 1 / costs.speedup(plan)
-    budget = Budget(costs, limit)
-    path = Path(config.plan or f"plans/{default_name(config, limit)}.json")
+    budget = budget_of(config, pipeline, sampler)
+    path = Path(config.plan or f"plans/{default_name(config, budget.limit)}.json")
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     error = EndError(pipeline, sampler, seeds, config.batch_size, path.with_suffix(".trials.jsonl"))
     search = Search(config, pipeline, sampler, error, budget)
@@ -109,7 +99,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
         record={
             "model": Path(config.model).stem,
             "price": budget.price(best.plan),
-            "budget": limit,
+            "budget": budget.limit,
             "psnr": {"calibration": best.psnr, "fresh": checked},
             "seeds": {"calibration": [seeds.start, seeds.stop], "fresh": [fresh.start, fresh.stop]},
             "trials": search.measured,
@@ -129,6 +119,21 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     compared = {f"{trial.name}, {trial.psnr:.1f} dB": trial.plan for trial in rows}
     save_figure(pictures.strips(compared), path.with_suffix(".png"))
     return Calibration(path, best, checked, [(trial, budget.price(trial.plan)) for trial in rows], adaptive)
+
+
+def budget_of(config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler) -> Budget:
+    """What a plan may cost: as said, else what the policy costs. Raises InputError where that shows during sampling
+    alone, and for a policy that has no plan for this network."""
+    costs = pass_costs(pipeline.unet.config, pipeline.shape[1:], pipeline.context_length)
+    if config.budget is not None:
+        return Budget(costs, config.budget)
+    policy = make_policy(expand(config.policy, POLICIES)[0])
+    if isinstance(policy, AdaptivePolicy):
+        raise InputError(f"what {config.policy['name']} costs shows during sampling alone; name a budget, e.g. "
+                         "budget=0.35")  # fmt: skip
+    plan = policy.plan(sampler.num_evals)
+    check_plan(plan, sampler.num_evals, pipeline.unet.num_branches)
+    return Budget(costs, 1 / costs.speedup(plan))
 
 
 def default_name(config: CalibrateConfig, budget: float) -> str:
