@@ -99,8 +99,10 @@ def fewer_steps(setting: SamplerConfig, calls: int) -> dict[str, SamplerConfig]:
     """Deterministic solvers with so many network calls, on the setting's timesteps as nearly as can be."""
     spacing = setting.spacing if setting.spacing in ("quadratic", "fractional") else "leading"  # of exactly those steps
     ddim = SamplerConfig("ddim", calls, spacing, setting.offset, setting.final, clip=setting.clip)
-    # DDIM does best nearest to the setting's own timesteps, the others where both ends are visited.
-    other = replace(ddim, spacing="fractional", offset=0) if spacing == "leading" else ddim
+    # DDIM does best nearest to the setting's own timesteps, the others where both ends are visited. (Not timestep 0
+    # where trajectories end at its ᾱ: a step from there to there would waste a call.)
+    visits_ends = spacing == "leading" and setting.final == "one"
+    other = replace(ddim, spacing="fractional", offset=0) if visits_ends else ddim
     solvers = {"DDIM": ddim, "DPM-Solver++ 2M": replace(other, name="dpmpp_2m")}
     if calls > 1:  # PLMS makes one call more than steps
         solvers["PLMS"] = replace(other, name="plms", steps=calls - 1, clip=None)

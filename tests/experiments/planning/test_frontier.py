@@ -260,3 +260,6 @@ def test_there_are_solvers_of_fewer_steps_for_every_sampler(configured, setting,
     assert made["DDIM"].name == "ddim"
     assert {Sampler(config, diffusion).num_evals for config in made.values()} == {calls}
     assert ("PLMS" in made) == (calls > 1)
+    for config in made.values():
+        *_, (_, here, after) = Sampler(config, diffusion).table
+        assert here != after, "no call is wasted on a step that leads nowhere"
