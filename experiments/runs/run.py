@@ -164,7 +164,7 @@ def identity(
     network = {key: value for key, value in asdict(model).items() if key not in ("checkpoints", "paper_group_norms")}
     if config.forecaster["name"] == "auto":
         settings["forecaster"] = meant_by_auto(chosen, sampler_of(config))
-    elif "auto" in config.forecaster["name"]:  # one of several
+    elif isinstance(config.forecaster["name"], list) and "auto" in config.forecaster["name"]:
         settings["forecaster"] = {**config.forecaster, "auto": meant_by_auto(chosen, sampler_of(config))}
     if config.prompts is not None:
         settings["prompts"] = json_digest(pipeline.prompts)
