@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from experiments.benchmark.settings import Case
 from experiments.benchmark.variants import Variant
 from experiments.benchmark.workload import Task, Workload
 from experiments.runs.memory import PeakMemory
+from models import processor
 
 CLASSES = {"plain": Ours, "fast": Ours, "diffusers": Diffusers, "deepcache": DeepCache}  # of the engines
 COMPILED_CALLS = 2  # before a compiled network is as quick as it gets: CUDA graphs are recorded at the second
@@ -153,10 +153,7 @@ def hardware(device: torch.device) -> str:
     """The name of the processor that computes."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    return processor.field("model name") or platform.processor() or platform.machine()
 
 
 def _calls(built: Iterable[Built], tasks: Iterable[Task]) -> dict[Any, Callable[[], object]]:

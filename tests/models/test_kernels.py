@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
-from models import UNetConfig, kernels, onednn, shifted, winograd
+from models import UNetConfig, kernels, onednn, processor, shifted, tiled, winograd
 from models.fast_unet import FastUNet, SplitUNet
 from models.kernels import optimise
 
@@ -31,6 +31,12 @@ CONFIGS = {"ddpm": DDPM, "ldm": LDM, "guided": GUIDED, "wide": WIDE, "text": TEX
 needs_packing = pytest.mark.skipif(
     onednn.unpackable(torch.float32) is not None, reason=str(onednn.unpackable(torch.float32))
 )
+
+
+@pytest.fixture(autouse=True)
+def every_algorithm(monkeypatch):
+    """Every algorithm is taken, whoever made the processor that the tests run on: on AMD's most of them pay."""
+    monkeypatch.setattr(processor, "is_amd", lambda: True)
 
 
 def inputs(config, batch, dtype=torch.float32, size=None):
@@ -204,15 +210,40 @@ def test_convolutions_by_shifted_maps_are_as_exact_as_direct_ones(batch, outputs
     assert error(result, expected) < 2e-6
 
 
-@torch.no_grad()
-def test_winograds_algorithm_is_taken_where_it_pays():
-    weight, narrow = torch.zeros(64, 64, 3, 3), torch.zeros(3, 64, 3, 3)
-    assert winograd.pays(torch.zeros(1, 64, 16, 16), weight)
-    assert not winograd.pays(torch.zeros(1, 64, 8, 8), weight)
-    assert winograd.pays(torch.zeros(4, 64, 8, 8), weight)
-    assert not winograd.pays(torch.zeros(4, 64, 18, 16), weight)
-    assert not winograd.pays(torch.zeros(4, 64, 16, 16, dtype=torch.bfloat16), weight.bfloat16())
+@pytest.mark.parametrize("maker", ["AMD", "Intel"])
+def test_winograds_algorithm_is_taken_where_it_pays(maker, monkeypatch):
+    monkeypatch.setattr(processor, "is_amd", lambda: maker == "AMD")
+    weight, wide, narrow = torch.zeros(64, 64, 3, 3), torch.zeros(256, 256, 3, 3), torch.zeros(3, 64, 3, 3)
+    assert winograd.pays(torch.zeros(1, 256, 16, 16), wide)
+    assert not winograd.pays(torch.zeros(1, 256, 8, 8), wide)
+    assert winograd.pays(torch.zeros(4, 256, 8, 8), wide)
+    assert not winograd.pays(torch.zeros(4, 256, 18, 16), wide)
+    assert not winograd.pays(torch.zeros(4, 256, 16, 16, dtype=torch.bfloat16), wide.bfloat16())
     assert not winograd.pays(torch.zeros(4, 64, 16, 16), narrow)
+    assert winograd.pays(torch.zeros(32, 64, 16, 16), weight) == (maker == "AMD")
+    assert winograd.pays(torch.zeros(1, 128, 16, 16), torch.zeros(128, 128, 3, 3)) == (maker == "AMD")
+
+
+def test_attention_is_tiled_where_it_pays(monkeypatch):
+    assert tiled.pays(torch.zeros(1, 1, 256, 64))
+    assert not tiled.pays(torch.zeros(8, 8, 77, 40))
+    assert not tiled.pays(torch.zeros(1, 1, 256, 32))
+    assert tiled.pays(torch.zeros(1, 1, 1024, 32))
+    monkeypatch.setattr(processor, "is_amd", lambda: False)
+    assert not tiled.pays(torch.zeros(1, 1, 4096, 64))
+
+
+@pytest.mark.parametrize(("maker", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_the_processors_maker(maker, amd, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {maker}\nmodel name\t: Some 9: core\n")
+    monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
+    assert processor.is_amd.__wrapped__() == amd
+    assert processor.field("model name") == "Some 9: core"
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr("platform.processor", lambda: f"AMD64 Family 26, {maker}")
+    assert processor.is_amd.__wrapped__() == amd
 
 
 @torch.no_grad()
@@ -237,6 +268,7 @@ def test_every_convolution_takes_its_algorithm(conv, prepare):
 
 
 @torch.no_grad()
+@needs_packing
 @pytest.mark.parametrize("shape", [(2, 1, 256, 256, 64), (1, 3, 300, 260, 40), (2, 2, 16, 400, 33), (1, 2, 64, 77, 40)])
 def test_attention_by_tiles(shape):
     batch, heads, queries, keys, width = shape
@@ -247,16 +279,17 @@ def test_attention_by_tiles(shape):
         for length in (queries, keys, keys)
     )
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    assert error(kernels.TiledAttend()(q, k, v), expected) < 1e-5
+    assert error(tiled.attention(q, k, v), expected) < 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [4, 32])
+@pytest.mark.parametrize("groups", [8, 4, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_normalisation_in_every_precision(dtype, size):
-    norm = nn.GroupNorm(8, 64)
+def test_normalisation_in_every_precision(dtype, groups, size):
+    norm = nn.GroupNorm(groups, 96)
     nn.init.normal_(norm.weight)
-    x = (torch.randn(2, 64, size, size, generator=torch.Generator().manual_seed(0)) * 3 + 1).to(dtype)
+    x = (torch.randn(2, 96, size, size, generator=torch.Generator().manual_seed(0)) * 3 + 1).to(dtype)
     x = x.to(memory_format=torch.channels_last)
     expected = copy.deepcopy(norm).double()(x.double())
     result = optimise(norm.to(dtype))(x)
