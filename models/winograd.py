@@ -55,7 +55,7 @@ def transform(weight: Tensor, bias: Tensor | None, size: Sequence[int]) -> Filte
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Is it possible, and sooner than a direct convolution? Where there are few numbers, calls and sums take longer
-    than the products that are saved. Measured on a Zen 5 core (sooner by 40-55%), and on one of a Sapphire Rapids
+    than the products that are saved. Measured on a Zen 5 core (sooner by 40-55%), and on one of an Emerald Rapids
     Xeon (by 2-50%)."""
     images, _, height, width = x.shape
     pixels = images * height * width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from experiments.benchmark.records import Record
 from experiments.reports.tables import markdown
@@ -13,7 +14,8 @@ LEGEND = (
     "as a share of what the best of a plain convolution and a matrix product reached in the same rounds; above 100% "
     "where an algorithm does with fewer multiplications than are counted. x ...: how many times as fast as that "
     "variant, peers in the same precision. time / MACs: of the full pass (of uncached sampling) of the same variant; "
-    "over: their quotient, 1 where every MAC saved is time saved. error: largest difference to the first variant, "
+    "over: their quotient, 1 where every MAC saved is time saved. Ratios are taken round by round, and their median is "
+    "shown. error: largest difference to the first variant, "
     "relative to its largest output. memory: peak with the weights, of the first of its tasks; store: cached features."
 )
 
@@ -70,7 +72,7 @@ def ratio_to(row: Record, baseline: str, rows: Sequence[Record]) -> float | None
         is_first = other["variant"] == baseline == rows[0]["variant"]
         is_peer = unprecise(other) == baseline and other["precision"] == row["precision"]
         if same_task and (is_first or is_peer) and other["variant"] != row["variant"]:
-            return other["seconds"] / row["seconds"]
+            return time_ratio(other, row)
     return None
 
 
@@ -79,8 +81,14 @@ def partial_ratios(row: Record, rows: Sequence[Record]) -> tuple[float, float] |
     is none."""
     for other in rows:
         if other["what"] == row["full"] and other["variant"] == row["variant"]:
-            return row["seconds"] / other["seconds"], row["macs"] / other["macs"]
+            return time_ratio(row, other), row["macs"] / other["macs"]
     return None
+
+
+def time_ratio(row: Record, other: Record) -> float:
+    """The time of `row` over that of `other`: the median over the rounds, in each of which both were measured. The
+    ratio of two medians may lay a slow moment of the machine beside a quick one."""
+    return median(mine / theirs for mine, theirs in zip(row["times"], other["times"], strict=True))
 
 
 def unprecise(row: Record) -> str:

@@ -91,6 +91,10 @@ class Reproduced:
         """The sentence of every row that failed."""
         return {f"{self.name}, {result.name}": result.error for result in self.results.values() if result.error}
 
+    @property
+    def is_all_failures(self) -> bool:
+        return bool(self.results) and all(result.error for result in self.results.values())
+
 
 def reproduce(config: ReproduceConfig) -> list[Reproduced]:
     """Runs what is missing of the tables and writes them as Markdown, CSV and LaTeX, and one HTML page.
@@ -183,6 +187,8 @@ def _write(made: Sequence[Reproduced], config: ReproduceConfig) -> None:
     out = Path(config.out)
     forms: dict[str, Callable[[Sheet], str]] = {"md": sheet_markdown, "csv": sheet_csv, "tex": sheet_latex}
     for table in made:
+        if table.is_all_failures:  # what an earlier run wrote of it stays
+            continue
         for suffix, form in forms.items():
             write_text(out / f"{_stem(table.name, config)}.{suffix}", form(table.sheet))
     name = "tables" if config.all else made[0].name

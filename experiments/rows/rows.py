@@ -63,9 +63,7 @@ def resolved(config: SampleConfig) -> SampleConfig:
     forecaster = config.forecaster
     if isinstance(chosen[0].policy, NoCache):
         forecaster = {"name": "reuse"}  # nothing is forecast
-    elif isinstance(chosen[0].policy, PlanFile):
-        forecaster = {"name": "auto"}  # a plan brings its own
-    elif forecaster["name"] == "auto":
+    elif forecaster["name"] == "auto" and not isinstance(chosen[0].policy, PlanFile):  # which brings its own
         forecaster = default_forecaster(chosen[0].policy, sampler)
     return replace(config, forecaster=dict(forecaster), compare=False, out=None)
 

@@ -13,7 +13,7 @@ def row(variant, what, seconds, macs=100, precision="fp32", full=None, **others)
         "case": "tiny, batch 1", "identity": "1", "hardware": "a chip", "threads": 1, "tf32": None,
         "clock": "process CPU time", "versions": {"torch": "2.6"}, "checkpoint": "random", "variant": variant,
         "engine": variant.split()[0], "precision": precision, "what": what, "full": full, "seconds": seconds,
-        "spread": 0.0, "macs": macs, "flops": 2e9, "share": 0.5, "error": 0.0, "peak_bytes": None,
+        "times": [seconds], "spread": 0.0, "macs": macs, "flops": 2e9, "share": 0.5, "error": 0.0, "peak_bytes": None,
         "store_bytes": None, **others,
     }  # fmt: skip
 
@@ -50,6 +50,14 @@ def test_time_is_laid_beside_macs_within_a_variant():
     assert partial_ratios(ROWS[-2], ROWS) == (0.25, 0.2)
     assert partial_ratios(ROWS[-1], ROWS) == (0.1, 0.1)
     assert partial_ratios(ROWS[0], ROWS) is None
+
+
+def test_ratios_are_taken_round_by_round():
+    plain = row("plain", "full pass", 3.0, times=[1.0, 3.0, 10.0])  # on a machine that slows down
+    fast = row("fast", "full pass", 2.0, times=[0.5, 2.0, 5.0])
+    assert ratio_to(fast, "plain", [plain, fast]) == 2
+    part = row("fast", "branch 0", 1.0, 25, full="full pass", times=[0.1, 0.5, 4.0])
+    assert partial_ratios(part, [plain, fast, part]) == (0.25, 0.25)
 
 
 def test_the_table_holds_them_and_what_was_left_out():

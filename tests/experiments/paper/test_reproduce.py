@@ -223,6 +223,20 @@ def test_where_no_row_can_begin_nothing_is_written(table, tmp_path, settings):
     assert not (tmp_path / "out").exists()
 
 
+def test_of_all_tables_one_without_a_checkpoint_stays_as_it_was(table, tmp_path, monkeypatch):
+    lost = tmp_path / "lost.yaml"
+    lost.write_text(Path(table).read_text().replace("checkpoint: random", "checkpoint: none.pt"))
+    monkeypatch.setattr("experiments.paper.reproduce.names", lambda: [table, str(lost)])
+    earlier = tmp_path / "out" / "lost.md"
+    earlier.parent.mkdir()
+    earlier.write_text("good figures")
+    _, made = reproduce(config_of(None, tmp_path, all=True))
+    assert len(made.failures) == 2
+    assert earlier.read_text() == "good figures"
+    assert (tmp_path / "out" / "table0.md").exists()
+    assert "none.pt" in (tmp_path / "out" / "tables.html").read_text(encoding="utf-8")
+
+
 def test_the_digits_get_every_column_that_can_be_had(tmp_path):
     real = tmp_path / "samples"  # any digits will do
     settings = {"model": "mnist32", "steps": 10, "num_images": 4, "batch_size": 4}
