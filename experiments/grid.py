@@ -45,8 +45,7 @@ UNCACHED = Strategy("uncached", NoCache(), Reuse(), guided_everywhere=True)
 def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler: Sampler) -> list[Strategy]:
     """One strategy per combination of list-valued settings. A plan file brings its own forecaster.
 
-    Raises InputError as make_policy and make_forecaster do, where `auto` is to fit a plan that does not exist, and for
-    a plan file beside a forecaster.
+    Raises InputError as make_policy and make_forecaster do, and where `auto` is to fit a plan that does not exist.
     """
     forecasts = expand(forecaster, FORECASTERS)
     for words in forecasts:
@@ -57,8 +56,6 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
     for settings in expand(policy, POLICIES):
         chosen = make_policy(settings)
         if isinstance(chosen, PlanFile):
-            if forecasts != [{"name": "auto"}]:
-                raise InputError(f"{chosen.file} is a plan with a forecaster of its own; leave forecaster out")
             made.append(Strategy(f"plan {Path(chosen.file).stem}", chosen, chosen.forecaster))
             continue
         name = label(_complete(settings, chosen))

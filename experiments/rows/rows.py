@@ -63,7 +63,9 @@ def resolved(config: SampleConfig) -> SampleConfig:
     forecaster = config.forecaster
     if isinstance(chosen[0].policy, NoCache):
         forecaster = {"name": "reuse"}  # nothing is forecast
-    elif forecaster["name"] == "auto" and not isinstance(chosen[0].policy, PlanFile):  # which brings its own
+    elif isinstance(chosen[0].policy, PlanFile):
+        forecaster = {"name": "auto"}  # a plan brings its own
+    elif forecaster["name"] == "auto":
         forecaster = default_forecaster(chosen[0].policy, sampler)
     return replace(config, forecaster=dict(forecaster), compare=False, out=None)
 
