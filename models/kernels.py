@@ -141,7 +141,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, C, H, W)."""
-        is_slow = self.num_channels // self.num_groups % 16 and x[0, 0].numel() < 1024 and x.device.type == "cpu"
+        is_ragged = self.num_channels // self.num_groups % 16 != 0
+        is_slow = is_ragged and x[0, 0].numel() < 1024 and x.device.type == "cpu"
         if not is_slow or x.dtype not in (torch.bfloat16, torch.float16) or torch.compiler.is_compiling():
             return super().forward(x)
         normalised = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)

@@ -15,8 +15,8 @@ LEGEND = (
     "where an algorithm does with fewer multiplications than are counted. x ...: how many times as fast as that "
     "variant, peers in the same precision. time / MACs: of the full pass (of uncached sampling) of the same variant; "
     "over: their quotient, 1 where every MAC saved is time saved. Ratios are taken round by round, and their median is "
-    "shown. error: largest difference to the first variant, "
-    "relative to its largest output. memory: peak with the weights, of the first of its tasks; store: cached features."
+    "shown. error: largest difference to the first variant, relative to its largest output. memory: peak with the "
+    "weights, of the first of its tasks; store: cached features."
 )
 
 

@@ -93,6 +93,7 @@ class Reproduced:
 
     @property
     def is_all_failures(self) -> bool:
+        """Did no row succeed? Then its files could tell nothing but the costs."""
         return bool(self.results) and all(result.error for result in self.results.values())
 
 
@@ -187,10 +188,10 @@ def _write(made: Sequence[Reproduced], config: ReproduceConfig) -> None:
     out = Path(config.out)
     forms: dict[str, Callable[[Sheet], str]] = {"md": sheet_markdown, "csv": sheet_csv, "tex": sheet_latex}
     for table in made:
-        if table.is_all_failures:  # what an earlier run wrote of it stays
-            continue
         for suffix, form in forms.items():
-            write_text(out / f"{_stem(table.name, config)}.{suffix}", form(table.sheet))
+            path = out / f"{_stem(table.name, config)}.{suffix}"
+            if not (table.is_all_failures and path.exists()):  # failures never take the place of figures
+                write_text(path, form(table.sheet))
     name = "tables" if config.all else made[0].name
     title = "Tables of DeepCache" if config.all else made[0].sheet.title
     blocks: list[report.Block] = [report.Code(config.command)]

@@ -213,15 +213,25 @@ def test_convolutions_by_shifted_maps_are_as_exact_as_direct_ones(batch, outputs
 @pytest.mark.parametrize("maker", ["AMD", "Intel"])
 def test_winograds_algorithm_is_taken_where_it_pays(maker, monkeypatch):
     monkeypatch.setattr(processor, "is_amd", lambda: maker == "AMD")
-    weight, wide, narrow = torch.zeros(64, 64, 3, 3), torch.zeros(256, 256, 3, 3), torch.zeros(3, 64, 3, 3)
+    wide, narrow = torch.zeros(256, 256, 3, 3), torch.zeros(3, 64, 3, 3)
     assert winograd.pays(torch.zeros(1, 256, 16, 16), wide)
     assert not winograd.pays(torch.zeros(1, 256, 8, 8), wide)
     assert winograd.pays(torch.zeros(4, 256, 8, 8), wide)
     assert not winograd.pays(torch.zeros(4, 256, 18, 16), wide)
     assert not winograd.pays(torch.zeros(4, 256, 16, 16, dtype=torch.bfloat16), wide.bfloat16())
     assert not winograd.pays(torch.zeros(4, 64, 16, 16), narrow)
-    assert winograd.pays(torch.zeros(32, 64, 16, 16), weight) == (maker == "AMD")
     assert winograd.pays(torch.zeros(1, 128, 16, 16), torch.zeros(128, 128, 3, 3)) == (maker == "AMD")
+
+
+def test_on_amds_processors_winograds_algorithm_pays_from_64_channels_on(monkeypatch):
+    weight = torch.zeros(64, 64, 3, 3)
+    assert winograd.pays(torch.zeros(1, 64, 16, 16), weight)
+    assert not winograd.pays(torch.zeros(1, 64, 8, 8), weight)
+    assert winograd.pays(torch.zeros(4, 64, 8, 8), weight)
+    assert not winograd.pays(torch.zeros(4, 64, 18, 16), weight)
+    assert not winograd.pays(torch.zeros(4, 64, 16, 16, dtype=torch.bfloat16), weight.bfloat16())
+    monkeypatch.setattr(processor, "is_amd", lambda: False)
+    assert not winograd.pays(torch.zeros(32, 64, 16, 16), weight)
 
 
 def test_attention_is_tiled_where_it_pays(monkeypatch):
@@ -268,9 +278,11 @@ def test_every_convolution_takes_its_algorithm(conv, prepare):
 
 
 @torch.no_grad()
-@needs_packing
+@pytest.mark.parametrize(
+    "attend", [kernels.FastAttend(), pytest.param(tiled.attention, marks=needs_packing)], ids=["fast", "tiled"]
+)
 @pytest.mark.parametrize("shape", [(2, 1, 256, 256, 64), (1, 3, 300, 260, 40), (2, 2, 16, 400, 33), (1, 2, 64, 77, 40)])
-def test_attention_by_tiles(shape):
+def test_attention_by_tiles(shape, attend):
     batch, heads, queries, keys, width = shape
     generator = torch.Generator().manual_seed(0)
     # Heads side by side, as networks hold them: strided.
@@ -279,17 +291,17 @@ def test_attention_by_tiles(shape):
         for length in (queries, keys, keys)
     )
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    assert error(tiled.attention(q, k, v), expected) < 1e-5
+    assert error(attend(q, k, v), expected) < 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [4, 32])
-@pytest.mark.parametrize("groups", [8, 4, 3])
+@pytest.mark.parametrize(("groups", "channels"), [(8, 64), (4, 96), (3, 96)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_normalisation_in_every_precision(dtype, groups, size):
-    norm = nn.GroupNorm(groups, 96)
+def test_normalisation_in_every_precision(dtype, groups, channels, size):
+    norm = nn.GroupNorm(groups, channels)
     nn.init.normal_(norm.weight)
-    x = (torch.randn(2, 96, size, size, generator=torch.Generator().manual_seed(0)) * 3 + 1).to(dtype)
+    x = (torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)) * 3 + 1).to(dtype)
     x = x.to(memory_format=torch.channels_last)
     expected = copy.deepcopy(norm).double()(x.double())
     result = optimise(norm.to(dtype))(x)

@@ -233,6 +233,7 @@ def test_of_all_tables_one_without_a_checkpoint_stays_as_it_was(table, tmp_path,
     _, made = reproduce(config_of(None, tmp_path, all=True))
     assert len(made.failures) == 2
     assert earlier.read_text() == "good figures"
+    assert "none.pt" in earlier.with_suffix(".tex").read_text(), "where there was nothing, the costs are written"
     assert (tmp_path / "out" / "table0.md").exists()
     assert "none.pt" in (tmp_path / "out" / "tables.html").read_text(encoding="utf-8")
 
