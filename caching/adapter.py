@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ class Scheduler(Protocol):
     """What is read of a diffusers scheduler."""
 
     timesteps: Tensor | None  # of every network evaluation, noisiest first; a new tensor after every set_timesteps
+    alphas_cumprod: Tensor  # of every timestep trained on; read where there is one, for forecasts in log-SNR
 
 
 class Pipeline(Protocol):
@@ -112,5 +115,14 @@ class DiffusersUNet(nn.Module):
             following = f"{order[done]} follows" if under_way else f"they begin at {order[0]}"
             raise InputError(f"timestep {timestep} is out of the scheduler's order ({following}); the cached network "
                              "needs every run from its start, and the pipeline that samples")  # fmt: skip
-        self.cached.begin(len(order))
+        self.cached.begin(len(order), log_snr(self.pipe.scheduler, order))
         self._timesteps, self._order = timesteps, order
+
+
+def log_snr(scheduler: Scheduler, timesteps: Sequence[float]) -> list[float] | None:
+    """ln(ᾱ/(1-ᾱ)) at these timesteps, interpolated between whole ones; None where the scheduler has no ᾱ of them."""
+    alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+    if alphas_cumprod is None or not 0 <= min(timesteps) <= max(timesteps) <= len(alphas_cumprod) - 1:
+        return None
+    table = torch.logit(alphas_cumprod.double()).tolist()
+    return np.interp(timesteps, range(len(table)), table).tolist()

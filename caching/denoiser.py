@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from caching.adaptive import AdaptivePolicy
 from caching.forecast import Forecaster, Moment, combine
 from caching.plan import NULL, Depth, Plan, cached_branches, check_plan, refreshed
 from caching.policies import Policy
@@ -31,9 +32,13 @@ class CachedDenoiser:
     forecast of the stored outputs.
 
     forecaster: Reuse() is the paper's; Lagrange() ends far nearer to the uncached images with deterministic samplers.
+    Raises InputError for an adaptive policy, which `caching.cached_denoiser` makes a denoiser of.
     """
 
     def __init__(self, unet: UNet, policy: Policy, forecaster: Forecaster) -> None:
+        if isinstance(policy, AdaptivePolicy):
+            raise InputError(f"{type(policy).__name__} decides during sampling; caching.cached_denoiser makes the "
+                             "denoiser of any policy")  # fmt: skip
         self.unet, self.policy = unet, policy
         self.forecaster = forecaster
         self.store = FeatureStore(forecaster.history)
@@ -48,7 +53,7 @@ class CachedDenoiser:
 
         log_snr: ln(ᾱ/(1-ᾱ)) at every evaluation (Sampler.eval_log_snr), for forecasters that ask for it.
         at: those evaluations, ascending, that this denoiser is called for, as the unconditional half of guidance is not
-          for all; None is every one. A pass that was due at another is made up at the next call (see `made_up`).
+          for all; None is every one. A pass that was due at another is made at the next call (see `deferred`).
         Raises InputError where the policy has no plan for it or the plan does not fit the network.
         """
         self.plan, self._trace, self._shape = (), [], None  # whatever is refused below, nothing old goes on
@@ -56,7 +61,7 @@ class CachedDenoiser:
         plan = self.policy.plan(num_evals)
         check_plan(plan, num_evals, self.unet.num_branches)
         self._moments = moments(num_evals, log_snr, at)
-        self.plan = plan if at is None else made_up(plan, at)
+        self.plan = plan if at is None else deferred(plan, at)
         self.branches = cached_branches(self.plan)
 
     @property
@@ -123,7 +128,7 @@ def moments(num_evals: int, log_snr: Sequence[float] | None, at: Sequence[int] |
     return [Moment(i) if log_snr is None else Moment(i, log_snr[i]) for i in at]
 
 
-def made_up(plan: Plan, at: Sequence[int]) -> Plan:
+def deferred(plan: Plan, at: Sequence[int]) -> Plan:
     """The plan of a denoiser that is called at the evaluations `at` alone: at each the deepest of the passes planned
     since the one before. So its first is full, and no feature is used for longer than planned if a call could renew it.
     """

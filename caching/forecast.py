@@ -192,6 +192,8 @@ def combine(weights: Sequence[float], features: Sequence[Feature]) -> Feature:
 
 
 def _combine(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    if not tensors[0].numel():  # the border of a split that straddles no group; arithmetic would change its strides,
+        return tensors[0]  # for which a compiled pass is compiled anew
     # In float32 at the least: half precision would round every term.
     total = tensors[0].to(torch.promote_types(tensors[0].dtype, torch.float32)) * weights[0]
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):

@@ -29,7 +29,7 @@ class SavedPlan:
     checkpoint: str  # sha256 of the weights; "" for random ones
     sampler: dict[str, Any]  # its configuration
     timesteps: list[int]  # of every network evaluation
-    pipeline: dict[str, Any] = field(default_factory=dict)  # what else the trajectory depends on: guidance, size, split
+    pipeline: dict[str, Any]  # what else the trajectory depends on: noise schedule, guidance, size, split
     record: dict[str, Any] = field(default_factory=dict)  # how it was found: seeds, errors, MACs
 
     def __post_init__(self) -> None:
@@ -46,13 +46,13 @@ class SavedPlan:
         checkpoint: str,
         sampler: Mapping[str, Any],
         timesteps: Sequence[int],
-        pipeline: Mapping[str, Any] | None = None,
+        pipeline: Mapping[str, Any],
     ) -> None:
         """Raises InputError where weights, sampler, timesteps or the rest are not those the plan was made for."""
         if self.checkpoint != checkpoint:
             raise InputError(f"it was made for the weights with sha256 {self.checkpoint[:12] or '(random)'}, not for "
                              f"{checkpoint[:12] or '(random)'}; calibrate one for these")  # fmt: skip
-        ours = {f"sampler.{key}": value for key, value in sampler.items()} | _jsonable(pipeline or {})
+        ours = {f"sampler.{key}": value for key, value in sampler.items()} | _jsonable(pipeline)
         theirs = {f"sampler.{key}": self.sampler.get(key) for key in sampler} | self.pipeline
         changed = [key for key in ours if key in theirs and theirs[key] != ours[key]]
         if changed:

@@ -28,7 +28,7 @@ def drift_threshold(distance: np.ndarray, count: int) -> list[int]:
 def least_drift(distance: np.ndarray, count: int) -> list[int]:
     """The `count` full passes with the least sum of distances between each feature and the one reused for it.
 
-    The dynamic programme of CacheQuant (Liu et al. 2024, section 3.2), with distance (T, T) the L1 norm between
+    The dynamic programme of CacheQuant (Liu et al. 2025, section 3.2), with distance (T, T) the L1 norm between
     features: cost[k][i] = min_j cost[k-1][j] + Σ_{j≤m<i} |F_m - F_j|.
     """
     total = len(distance)

@@ -71,6 +71,10 @@ def main(
         run(configs.parse(schema, *layers.values(), where=list(layers)))
     except InputError as error:
         fail(str(error))
+    except torch.OutOfMemoryError as error:
+        size = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
+        fail(f"the memory of the GPU does not hold this{size and f' ({size} more were asked for)'}; take a smaller "
+             "batch_size, or precision=bf16")  # fmt: skip
     except KeyboardInterrupt:
         if is_first():
             print("interrupted; the same command goes on where it can", file=sys.stderr)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 import configs
@@ -15,6 +15,7 @@ from configs import InputError
 from experiments.grid import Strategy
 from models import SplitUNet, UNet, fast
 from models.kernels import optimise
+from models.memory_format import memory_format
 from models.programs import compile_passes
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -46,9 +47,9 @@ class Engine:
 
     def __init__(self, config: EngineConfig, unet: UNet, num_timesteps: int = 1000) -> None:
         self.config = config
-        # Plain, but in the layout that convolutions are fastest in; every feature follows it.
-        unet = unet.to(memory_format=torch.channels_last)
-        self.unet: UNet = unet if config.engine == "plain" else fast(unet, num_timesteps)
+        unet = unet.to(memory_format=memory_format(unet))
+        # A copy, of the module alone, is what is compiled: the network that was given stays as it is.
+        self.unet: UNet = copy.copy(unet) if config.engine == "plain" else fast(unet, num_timesteps)
         self._compile(self.unet)
 
     def layers(self, network: Network) -> Network:

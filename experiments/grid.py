@@ -75,7 +75,7 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
 
 
 def default_forecaster(policy: Policy | AdaptivePolicy, sampler: Sampler) -> dict[str, Any]:
-    """What `forecaster=auto` means.
+    """What `forecaster=auto` means, as the settings of a forecaster.
 
     Where every step adds fresh noise a feature is partly noise, which extrapolation amplifies: reuse. Along
     deterministic trajectories features are smooth, and the more full passes they are known from, the higher the degree

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 from omegaconf import MISSING
 
 from caching import FORECASTERS, POLICIES
+from experiments.grid import default_forecaster
 
 WIDTH, INDENT = 120, 36  # characters of a line, and where comments begin
+PARAGRAPH = "\n\n"
 
 
 class Option(NamedTuple):
@@ -28,14 +30,19 @@ class Option(NamedTuple):
     comment: str
 
 
+IMPORT = Option("import", "[]", "files of Python that register policies and forecasters of your own")
+
+
 def describe(schema: type) -> str:
     """The keys of a dataclass, those of nested ones dotted, and what its policy and forecaster can be: as text."""
     lines = ["Keys, with their defaults where no configuration file sets them:"]
-    lines += [_line(option) for option in options(schema)]
+    lines += [_line(option) for option in [*options(schema), IMPORT]]
     for kind, registry in (("policy", POLICIES), ("forecaster", FORECASTERS)):
         if kind in (each.name for each in fields(schema)):
             lines += ["", f"{kind}=NAME, and the keys {kind}.KEY of each:"]
             lines += [_named(name, cls) for name, cls in registry.items()]
+            if kind == "forecaster":
+                lines += [_text(f"auto: {(default_forecaster.__doc__ or '').split(PARAGRAPH)[1]}")]
     return "\n".join(lines)
 
 
@@ -97,9 +104,12 @@ def _as_yaml(value: Any) -> str:
 
 def _named(name: str, cls: type) -> str:
     """A policy or forecaster with its keys and what its docstring begins with."""
-    head = " ".join([f"  {name}", *(f"{option.key}={option.default}" for option in options(cls))])
-    about = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].split()
-    return textwrap.fill(" ".join([f"{head}:", *about]), WIDTH, initial_indent="  ", subsequent_indent="      ")
+    head = " ".join([name, *(f"{option.key}={option.default}" for option in options(cls))])
+    return _text(f"{head}: {inspect.cleandoc(cls.__doc__ or '').partition(PARAGRAPH)[0]}")
+
+
+def _text(words: str) -> str:
+    return textwrap.fill(" ".join(words.split()), WIDTH, initial_indent="  ", subsequent_indent="      ")
 
 
 def _line(option: Option) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class PipelineConfig(EngineConfig):
     labels: list[int] | None = None  # class-conditional models: image i takes its turn; null: drawn from its seed
     prompt: str | None = None  # text models: of every image,
     prompts: str | None = None  # or a text file with one prompt per line; image i takes its turn
+    negative_prompt: str | None = None  # that guidance leads away from, of every image; null: the empty one
     tokenizer: str | None = None  # folder or hub repository; null: the checkpoint's own, else the configuration's
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     height: int | None = None  # pixels; null: as trained
@@ -41,6 +42,11 @@ class PipelineConfig(EngineConfig):
         configs.one_of(self.precision, PRECISIONS, "precision")
         if self.prompt is not None and self.prompts is not None:
             raise InputError("give either prompt or prompts, not both")
+
+    @property
+    def of_images(self) -> PipelineConfig:
+        """These settings alone, without those of the script that adds its own."""
+        return PipelineConfig(**{each.name: getattr(self, each.name) for each in fields(PipelineConfig)})
 
     @property
     def of_trajectories(self) -> dict[str, Any]:
@@ -109,7 +115,7 @@ class Pipeline:
         plan: which evaluations are guided, and how; None is all of them, in full.
         """
         cond = self.cond(seeds)
-        uncond = self.conditioner.unconditional(len(seeds)) if self.is_guided and self.conditioner else None
+        uncond = self.uncond(len(seeds)) if self.is_guided else None
 
         def in_precision(denoiser: Cached) -> ConditionalDenoiser:
             if self.dtype == torch.float32:
@@ -128,6 +134,12 @@ class Pipeline:
             return None
         labels = torch.tensor([self.label(seed) for seed in seeds], device=self.device)
         return self.conditioner(labels) if isinstance(self.conditioner, ClassEmbedder) else labels
+
+    def uncond(self, count: int) -> Tensor:
+        """What guidance leads away from, as `cond`."""
+        if self.config.negative_prompt is not None:
+            return self.conditioner.unconditional(count, self.config.negative_prompt)
+        return self.conditioner.unconditional(count)
 
     @property
     def num_labels(self) -> int | None:
@@ -172,8 +184,10 @@ class Pipeline:
         has_text, config = isinstance(self.conditioner, TextEncoder), self.config
         if has_text and not self.prompts:
             raise InputError('this model needs prompt="..." or prompts=FILE')
-        if not has_text and (self.prompts or config.tokenizer):
+        if not has_text and (self.prompts or config.tokenizer or config.negative_prompt is not None):
             raise InputError("this model takes no prompts")
+        if config.negative_prompt is not None and not self.is_guided:
+            raise InputError("a negative_prompt is what guidance leads away from; give a guidance.scale as well")
         if config.labels is not None and (self.num_labels is None or not config.labels):
             raise InputError("this model has no classes" if config.labels else "labels must name at least one class")
         for label in config.labels or []:
@@ -191,11 +205,21 @@ LABEL_STREAM = 1
 
 def load_pipeline(checkpoint: str, model: str, config: PipelineConfig, device: torch.device | str = "cpu") -> Pipeline:
     """model: NAME in configs/models or a YAML file. Raises InputError as models.load_parts, and where conditions,
-    guidance or size do not fit the model."""
+    guidance, size or a recorded noise schedule do not fit the model."""
     parts = models.load_parts(
         checkpoint, model, tokenizer=config.tokenizer, dtype=PRECISIONS[config.precision], device=device
     )
-    return Pipeline(parts, config, model_config(model).diffusion.num_timesteps)
+    diffusion = model_config(model).diffusion
+    _check_schedule(parts.unet.provenance.records.get("diffusion", {}), asdict(diffusion), checkpoint, model)
+    return Pipeline(parts, config, diffusion.num_timesteps)
+
+
+def _check_schedule(recorded: Mapping[str, Any], ours: Mapping[str, Any], checkpoint: str, model: str) -> None:
+    """Raises InputError where a checkpoint of ours says that it was trained on another noise schedule."""
+    for key in recorded.keys() & ours.keys() - {"precision"}:  # whose rounding is no other schedule
+        if recorded[key] != ours[key]:
+            raise InputError(f"{checkpoint} was trained with the noise schedule's {key}={recorded[key]}, but the model "
+                             f"{model} says {ours[key]}; take the configuration it was trained with")  # fmt: skip
 
 
 def _prompts(config: PipelineConfig) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from models.constants import Bound, Contexts, Projections
 from models.feature import Feature
 from models.kernels import optimise
+from models.memory_format import memory_format
 from models.split import PartialSums, SplitConsumer, whole_groups
 from models.unet import UNet
 
@@ -18,11 +18,13 @@ from models.unet import UNet
 def fast(unet: UNet, num_timesteps: int = 1000) -> FastUNet:
     """A U-Net that computes what `unet` computes, sooner: what the scripts sample with (`engine=fast`).
 
-    num_timesteps: that it was trained on; see FastUNet. The two share their parameters, which are laid out channels
-    last from then on.
+    num_timesteps: that it was trained on; see FastUNet. The two share their parameters, which are laid out in the
+    memory format that suits the device from then on: channels last, but for float32 on a GPU. A fast U-Net comes back
+    as it is.
     """
-    # Convolutions are fastest in that layout, and every feature follows that of the weights.
-    return optimise(FastUNet(unet.to(memory_format=torch.channels_last), num_timesteps))
+    if isinstance(unet, FastUNet):
+        return unet
+    return optimise(FastUNet(unet.to(memory_format=memory_format(unet)), num_timesteps))
 
 
 class FastUNet(UNet):

@@ -27,7 +27,11 @@ def save(network: UNet, path: str | Path, *, dtype: torch.dtype | None = None, *
 
     dtype: stores the weights in this precision. records: more mappings for the metadata, e.g. `diffusion` (the noise
     schedule trained on) and `training` (how, on what, for how long). The file appears whole or not at all.
+    Raises InputError for a transformed network, whose modules are not those of the layout.
     """
+    if type(network) is not UNet:
+        raise InputError(f"a {type(network).__name__} computes what its U-Net does, but is not laid out as one; save "
+                         "the network that it was made from")  # fmt: skip
     metadata = {"format": FORMAT, "network": json.dumps(asdict(network.config))}
     metadata |= {name: json.dumps(record) for name, record in records.items()}
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}

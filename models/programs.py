@@ -17,9 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.feature import Feature, each
+from models.memory_format import memory_format
 from models.unet import UNet
 
-Depth = tuple[int | None, tuple[int, ...]]  # of a pass: its branch, None for a full one, and what it taps
+PassKey = tuple[int | None, tuple[int, ...]]  # of a pass: its branch, None for a full one, and what it taps
 Output = tuple[Tensor, dict[int, Feature]]
 Program = Callable[[Tensor, Any, Any, Feature | None], Output]
 
@@ -30,7 +31,7 @@ def compile_passes(unet: UNet, backend: str = "inductor") -> Programs:
     backend: of torch.compile. What inductor compiles it also keeps on disk (in TORCHINDUCTOR_CACHE_DIR, or the folder
     for temporary files), where later processes find it.
     """
-    unet.run = Programs(unet.run, backend)
+    unet.run = Programs(unet.run, backend, memory_format(unet))
     return unet.run
 
 
@@ -41,12 +42,12 @@ class Programs:
     does not divide evenly, runs as it would uncompiled.
     """
 
-    def __init__(self, run: Callable[..., Output], backend: str) -> None:
-        self.backend = backend
+    def __init__(self, run: Callable[..., Output], backend: str, memory_format: torch.memory_format) -> None:
+        self.backend, self.memory_format = backend, memory_format
         self.seconds = 0.0  # spent on first calls, compiling
         self._run = run
-        self._programs: dict[Depth, Program] = {}
-        self._shapes: dict[Depth, torch.Size] = {}
+        self._programs: dict[PassKey, Program] = {}
+        self._shapes: dict[PassKey, torch.Size] = {}
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -57,7 +58,7 @@ class Programs:
         key = branch, tuple(taps)
         if x.shape != self._shapes.setdefault(key, x.shape):
             return self._run(x, emb, context, branch, feature, taps)
-        x = x.contiguous(memory_format=torch.channels_last)  # whatever layout the sampler's arithmetic left
+        x = x.contiguous(memory_format=self.memory_format)  # whatever layout the sampler's arithmetic left
         if key not in self._programs:
             self._programs[key] = self._compile(*key)
             return self._first(key, x, emb, context, feature)
@@ -72,7 +73,7 @@ class Programs:
         options = {"mode": "reduce-overhead"} if self.backend == "inductor" and torch.cuda.is_available() else {}
         return torch.compile(program, backend=self.backend, dynamic=False, fullgraph=True, **options)
 
-    def _first(self, key: Depth, *arguments: Any) -> Output:
+    def _first(self, key: PassKey, *arguments: Any) -> Output:
         depth = "the full pass" if key[0] is None else f"the pass at branch {key[0]}"
         start = time.perf_counter()
         with tqdm(total=1, desc=f"compiling {depth}", bar_format="{desc}: {elapsed}") as bar:
@@ -83,7 +84,7 @@ class Programs:
         self.seconds += time.perf_counter() - start
         return output
 
-    def _replay(self, key: Depth, *arguments: Any) -> Output:
+    def _replay(self, key: PassKey, *arguments: Any) -> Output:
         torch.compiler.cudagraph_mark_step_begin()
         eps, tapped = self._programs[key](*arguments)
         if not eps.is_cuda:

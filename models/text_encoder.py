@@ -38,9 +38,9 @@ class TextEncoder(nn.Module):
         device = self.transformer.get_input_embeddings().weight.device
         return self.transformer(input_ids=ids.to(device)).last_hidden_state
 
-    def unconditional(self, count: int) -> Tensor:
-        """The context (count, length, dim) of the empty prompt."""
-        return self([""]).expand(count, -1, -1)
+    def unconditional(self, count: int, prompt: str = "") -> Tensor:
+        """The context (count, length, dim) of the prompt that guidance leads away from: the empty one."""
+        return self([prompt]).expand(count, -1, -1)
 
 
 def _transformers() -> Any:

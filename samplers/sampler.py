@@ -60,6 +60,7 @@ class Sampler:
     """A configured update rule over its timetable. Stateless: `sample` may be called any number of times."""
 
     def __init__(self, config: SamplerConfig, diffusion: DiffusionConfig) -> None:
+        self.diffusion = diffusion
         self.config = config
         self.table: Timetable = timetable(diffusion, config.spacing, config.steps, config.offset, config.final)
 

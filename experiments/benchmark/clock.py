@@ -57,12 +57,13 @@ class EventClock:
 
     def seconds(self, call: Call, repeats: int = 1) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(self.device)
-        start.record()
-        for _ in range(repeats):
-            call()
-        end.record()
-        torch.cuda.synchronize(self.device)
+        with torch.cuda.device(self.device):  # events are recorded on the current device's stream
+            torch.cuda.synchronize()
+            start.record()
+            for _ in range(repeats):
+                call()
+            end.record()
+            torch.cuda.synchronize()
         return start.elapsed_time(end) / 1000 / repeats  # milliseconds
 
 

@@ -29,7 +29,8 @@ class Ours:
         config = EngineConfig(engine=variant.engine, compile=variant.compiled)
         network = work.network().to(work.device, variant.dtype)
         self.engine = Engine(config, network, work.model.diffusion.num_timesteps)
-        self.engine.unet.to(memory_format=LAYOUTS[variant.layout])
+        if variant.layout is not None:
+            self.engine.unet.to(memory_format=LAYOUTS[variant.layout])
         self.row_cond = in_dtype(work.row_cond, variant.dtype)
         self.cond = in_dtype(work.cond, variant.dtype)
         self.uncond = in_dtype(work.uncond, variant.dtype)

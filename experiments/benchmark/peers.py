@@ -33,7 +33,9 @@ class Diffusers:
         self.work, self.variant = work, variant
         network = diffusers_unet(work.network())
         # Not by the network's own `to`, which warns of layers to be kept in float32: there are none.
-        self.unet = nn.Module.to(network, work.device, variant.dtype, memory_format=LAYOUTS[variant.layout])
+        self.unet = nn.Module.to(network, work.device, variant.dtype)
+        if variant.layout is not None:
+            nn.Module.to(network, memory_format=LAYOUTS[variant.layout])
         if variant.compiled:
             self.compile()
         self.row_cond = in_dtype(work.row_cond, variant.dtype)
@@ -87,7 +89,9 @@ class DeepCache(Diffusers):
     def compile(self) -> None:
         """Block by block, under the patches. As a whole it cannot be: the package counts its calls in an attribute, for
         every value of which PyTorch compiles anew, until it gives up and runs everything uncompiled."""
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCKS)
+        limits = torch._dynamo.config
+        limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # torch 2.6 says
+        setattr(limits, limit, max(getattr(limits, limit), BLOCKS))
         for name, module in self.unet.named_modules():
             if PATCHED.fullmatch(name):
                 module.forward = torch.compile(module.forward)

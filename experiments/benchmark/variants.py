@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,13 +12,13 @@ from experiments.precision import PRECISIONS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
-# What runs the network; the classes are in engines.py. The value is the memory format that it runs in by itself.
-ENGINES = {
-    "plain": "channels_last",  # our U-Net as it is
-    "fast": "channels_last",  # transformed, as scripts/sample.py runs it
-    "diffusers": "contiguous",  # UNet2DModel or UNet2DConditionModel, as its pipelines load it
-    "deepcache": "contiguous",  # the same under the package DeepCache
-}
+# What runs the network; the classes are in engines.py.
+ENGINES = (
+    "plain",  # our U-Net as it is
+    "fast",  # transformed, as scripts/sample.py runs it
+    "diffusers",  # UNet2DModel or UNet2DConditionModel, as its pipelines load it
+    "deepcache",  # the same under the package DeepCache
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Variant:
 
     engine: str
     precision: str = "fp32"  # of weights and evaluations
-    layout: str = "channels_last"
+    layout: str | None = None  # None: the engine's own
     compiled: bool = False
 
     @property
@@ -35,7 +36,7 @@ class Variant:
 
     def __str__(self) -> str:
         """The words that mean it: what goes without saying is left out."""
-        layout = [self.layout] if self.layout != ENGINES[self.engine] else []
+        layout = [self.layout] if self.layout else []
         precision = [self.precision] if self.precision != "fp32" else []
         return " ".join([self.engine, *layout, *["compiled"] * self.compiled, *precision])
 
@@ -48,7 +49,7 @@ def parse_variant(words: str) -> Variant:
     engine, *settings = words.split() or [""]
     if engine not in ENGINES:
         raise InputError(f"the variant {words!r} must begin with an engine; {nearest(engine, ENGINES)}")
-    variant = {"layout": ENGINES[engine]}
+    variant: dict[str, Any] = {}
     for word in settings:
         if word in PRECISIONS:
             variant["precision"] = word

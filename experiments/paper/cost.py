@@ -67,7 +67,7 @@ def _rows(config: CostConfig, model: ModelConfig, costs: PassCosts) -> Iterator[
         yield [
             "full" if depth is None else f"branch {depth}",
             "" if depth is None else str(depth + 1),
-            "" if depth is None or not 0 < depth < model.network.num_branches else str(depth - 1),
+            str(depth - 1) if depth else "",
             f"{count(macs) / 1e9:.4f}",
             f"{count(costs.split.of(depth)) / 1e9:.4f}",
             f"{count(macs) / count(costs.full):.1%}",

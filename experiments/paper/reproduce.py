@@ -12,7 +12,7 @@ from tqdm import tqdm
 import configs
 from configs import InputError
 from experiments.data import data_name
-from experiments.model import model_config, pick_device
+from experiments.model import model_config
 from experiments.paper.filling import Place, fill, runs
 from experiments.paper.paper_tables import PaperTable, load_table, names
 from experiments.paper.profiles import profiles
@@ -29,6 +29,7 @@ from experiments.training.classifier import DIGITS
 from models.files import write_text
 
 SHOWN = 8  # images of every row on the page
+OF_THE_MACHINE = ("samples", "inception", "device")
 CLIP = "ViT-g-14/laion2b_s34b_b88k"  # of the paper's scores
 
 
@@ -66,8 +67,9 @@ class ReproduceConfig:
 
     @property
     def command(self) -> str:
-        """That makes the same, wherever known data lie on another machine."""
+        """That makes the same, wherever known data and the images lie on another machine."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        given = {name: value for name, value in given.items() if name not in OF_THE_MACHINE}
         if self.data is not None and data_name(self.data) in ("mnist", "cifar10"):
             given["data"] = data_name(self.data)
         words = [given.pop("table")] if "table" in given else []
@@ -180,7 +182,7 @@ def _judges(table: PaperTable, config: ReproduceConfig) -> Judges:
         data=config.data or ("mnist" if is_digits else None),
         inception=config.inception,
         clip=config.clip if has_scores else None,
-        device=str(pick_device(config.device)),
+        device=str(join().device(config.device)),
     )
 
 

@@ -66,9 +66,10 @@ class EndError:
         self.journal = journal
         self._identity = {
             "checkpoint": pipeline.unet.provenance.sha256,
-            "pipeline": asdict(pipeline.config),
+            "pipeline": {**asdict(pipeline.config.of_images), "prompts": pipeline.prompts},
+            "network": asdict(pipeline.unet.config),
             "sampler": asdict(sampler.config),
-            "timesteps": sampler.eval_timesteps,
+            "diffusion": asdict(sampler.diffusion),
         }
         self._known = _read_journal(journal)
         self._reference: Tensor | None = None

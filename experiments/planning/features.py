@@ -32,7 +32,7 @@ def draw_features(config: FeaturesConfig) -> str:
     sampler = Sampler(config.sampler, model.diffusion)
     if sampler.num_evals < 2:
         raise InputError("features drift from one network evaluation to the next; take sampler.steps of at least 2")
-    checkpoint = config.checkpoint or default_checkpoint(model, config.model)
+    checkpoint = config.checkpoint or default_checkpoint(config.model)
     pipeline = load_pipeline(checkpoint, config.model, config, pick_device(config.device))
     inner = pipeline.unet.num_branches - 1
     branches = config.branches or sorted({*range(0, inner, 4), inner})

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import NULL, CachedDenoiser, Explicit, Fitted, Forecaster, Plan
+from caching import NULL, CachedDenoiser, Explicit, Fitted, Forecaster, Plan, Policy
 from experiments.pipeline import Pipeline
 from experiments.runs.sampling import Run, batches, sample_batch
+from models import UNet
 from samplers import Sampler
 
 
 @dataclass
-class Moments:
+class NormalEquations:
     """What least squares needs to know of the stored features F_k and the true feature F, summed over images."""
 
     gram: np.ndarray  # <F_j, F_k>
@@ -29,7 +30,9 @@ class Teacher(CachedDenoiser):
     """A cached denoiser that at every forecast also runs in full, and sums up how the true feature relates to the
     stored ones. The trajectory stays the cached one: weights are fitted where they will be used (on-policy)."""
 
-    moments: dict[str, Moments]
+    def __init__(self, unet: UNet, policy: Policy, forecaster: Forecaster) -> None:
+        super().__init__(unet, policy, forecaster)
+        self.equations: dict[str, NormalEquations] = {}  # by "evaluation:branch", over all trajectories
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         now = len(self.trace)
@@ -46,11 +49,11 @@ class Teacher(CachedDenoiser):
         rows = torch.stack([feature.flatten() for feature in (*features, truth)]).double()
         products = (rows @ rows.T).cpu().numpy()
         key = f"{now}:{branch}"
-        if key not in self.moments:
+        if key not in self.equations:
             count = len(features)
-            self.moments[key] = Moments(np.zeros((count, count)), np.zeros(count), prior)
-        self.moments[key].gram += products[:-1, :-1]
-        self.moments[key].cross += products[:-1, -1]
+            self.equations[key] = NormalEquations(np.zeros((count, count)), np.zeros(count), prior)
+        self.equations[key].gram += products[:-1, :-1]
+        self.equations[key].cross += products[:-1, -1]
 
 
 def fit(
@@ -68,19 +71,17 @@ def fit(
     mean square of the stored features, so that `ridge` has no unit. Memory: one batch's store, and of the statistics
     (history + 1)·history numbers per forecast, whatever the number of seeds.
     """
-    strategy_moments: dict[str, Moments] = {}
     cached = Teacher(pipeline.unet, Explicit(entries=list(plan)), forecaster)
-    cached.moments = strategy_moments
     run = Run("fitting", [cached])
     with tqdm(total=len(seeds) * len(sampler.table), unit="image step", desc="fitting weights") as bar:
         for part in batches(seeds, batch_size):
             sample_batch(pipeline, sampler, run, part, bar)
-    return Fitted({key: _solve(moments, ridge) for key, moments in strategy_moments.items()})
+    return Fitted({key: _solve(equations, ridge) for key, equations in cached.equations.items()})
 
 
-def _solve(moments: Moments, ridge: float) -> list[float]:
+def _solve(equations: NormalEquations, ridge: float) -> list[float]:
     # The normal equations (G + r s I) (w - w_0) = c - G w_0.
-    penalty = ridge * np.trace(moments.gram) / len(moments.gram)
-    left = moments.gram + penalty * np.eye(len(moments.gram))
-    change = np.linalg.solve(left, moments.cross - moments.gram @ moments.prior)
-    return (moments.prior + change).tolist()
+    penalty = ridge * np.trace(equations.gram) / len(equations.gram)
+    left = equations.gram + penalty * np.eye(len(equations.gram))
+    change = np.linalg.solve(left, equations.cross - equations.gram @ equations.prior)
+    return (equations.prior + change).tolist()

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+import configs
 from caching import NULL, Plan, SavedPlan, load_plan, pass_costs
 from configs import InputError
 from experiments.digest import json_digest
@@ -34,6 +35,7 @@ from experiments.runs.run import default_checkpoint
 from models.files import write_safetensors, write_text
 from samplers import Sampler, SamplerConfig
 
+STORED = configs.ROOT / "docs" / "frontier"
 BLOCK = 128  # images of a file: whoever asks for more of them keeps those that are measured
 
 
@@ -45,7 +47,7 @@ class FrontierConfig(PipelineConfig):
     checkpoint: str | None = None
     # Folder of calibrated plans, or a pattern of their files: each says which sampler and budget it is for. Those of
     # other models are passed over.
-    plans: str = "docs/frontier/plans"
+    plans: str = str(STORED / "plans")
     # Ideas of your own, {policy: ..., forecaster: ...} as sampling configurations have them, measured in every setting
     # that the plans are for.
     also: list[Any] = field(default_factory=list)
@@ -54,7 +56,7 @@ class FrontierConfig(PipelineConfig):
     solution_steps: int = 1000  # of DDIM, taken for the exact solution
     solution_images: int = 32
     device: str = "auto"
-    out: str = "docs/frontier"  # rows/ of it holds the results; those of docs/frontier are read from there
+    out: str = str(STORED)  # rows/ of it holds the results; those of docs/frontier are read from there
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +82,7 @@ class Frontier:
     @cached_property
     def pipeline(self) -> Pipeline:
         """Loaded when a row has to be run, not before."""
-        checkpoint = self.config.checkpoint or default_checkpoint(self.model, self.config.model)
+        checkpoint = self.config.checkpoint or default_checkpoint(self.config.model)
         return load_pipeline(checkpoint, self.config.model, self.config, pick_device(self.config.device))
 
     def run(self) -> str:
@@ -130,7 +132,7 @@ class Frontier:
 
     def place(self, folder: str, name: str) -> Path:
         """A file of OUT; where OUT has it not and docs/frontier has, the one there."""
-        stored = Path(FrontierConfig().out, folder, name)
+        stored = STORED / folder / name
         own = self.out / folder / name
         return stored if stored.exists() and not own.exists() else own
 

@@ -178,8 +178,8 @@ class Search:
 
     def fitted(self, best: Trial) -> Trial:
         """Fitted weights, where they help more than the closed form they start from."""
-        if isinstance(best.forecaster, Reuse) or self.pipeline.is_guided:
-            return best
+        if isinstance(best.forecaster, Reuse) or self.pipeline.is_guided or self.pipeline.config.split:
+            return best  # nothing to fit, or features that the fitted network does not make
         for ridge in RIDGES:
             weights = fit(self.pipeline, self.sampler, best.plan, best.forecaster, self.error.seeds,
                           self.config.batch_size, ridge)  # fmt: skip

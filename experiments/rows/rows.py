@@ -77,6 +77,8 @@ def identity(row: Row) -> dict[str, Any]:
     del model["checkpoints"]
     if settings["prompts"] is not None:
         settings["prompts"] = file_digest(settings["prompts"])
+    if settings["negative_prompt"] is None:
+        del settings["negative_prompt"]  # results from before there was one keep their names
     file = str(settings["policy"].get("file", settings["policy"]["name"]))
     if file.endswith(".json"):
         settings["policy"] = {"name": "plan", "file": file_digest(file)}
@@ -90,7 +92,7 @@ def key(row: Row) -> str:
 
 def checkpoint_digest(config: SampleConfig) -> str:
     """sha256 of the file that holds the U-Net's weights; "random" of random ones."""
-    name = config.checkpoint or default_checkpoint(model_config(config.model), config.model)
+    name = config.checkpoint or default_checkpoint(config.model)
     return "random" if name == "random" else file_digest(reading.weights_in(fetch(name)))
 
 

@@ -77,6 +77,7 @@ def tried(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], batc
     while batch:
         try:
             trial(pipeline, sampler, chosen, batch)
+            give_back(pipeline.device)  # recording a CUDA graph may take nothing from what the allocator keeps
             return batch
         except torch.OutOfMemoryError:
             batch //= 2

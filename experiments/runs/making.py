@@ -70,6 +70,8 @@ class Job:
         labels = self.labels(task.seeds)
         for run in self.runs:
             bar.set_description(run.name)
+            if self.pipeline.device.type == "cuda" and len(self.runs) > 1:
+                background.wait()  # it competes for Python's lock with the launches of kernels that are timed here
             made = sample_images(self.pipeline, self.sampler, run, task.block, bar)
             images = made.images[stored]
             _check_finite(run.name, task.seeds, images)

@@ -19,6 +19,7 @@ from experiments.runs import samples
 from experiments.runs.batch_size import AUTO, auto_batch_size
 from experiments.runs.blocks import RunFolder, Task
 from experiments.runs.making import Job, Observer
+from experiments.runs.memory import give_back
 from experiments.runs.sampling import begin_all
 from experiments.runs.summarise import finish
 from experiments.runs.summary import Summary
@@ -37,12 +38,12 @@ class SampleConfig(PipelineConfig):
     checkpoint: str | None = None  # file, folder, URL, hf://owner/name, published name, random; null: the model's first
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     policy: dict[str, Any] = field(default_factory=lambda: {"name": "none"})  # lists of values are compared
-    # What a cached feature is taken to be now; the paper's is reuse. auto: see default_forecaster. A plan file brings
-    # its own.
+    # What a cached feature is taken to be now; the paper's is reuse. auto: an extrapolation where sampling is
+    # deterministic and full passes are many enough, else reuse. A plan file brings its own.
     forecaster: dict[str, Any] = field(default_factory=lambda: {"name": "auto"})
     num_images: int = 16
-    # Batches are always whole and lie on a grid from seed 0, see blocks.py. auto: as the output folder was begun, else
-    # the largest that fits, see batch_size.py.
+    # Batches are always whole and lie on a grid from seed 0, so that no image depends on which others were asked for.
+    # auto: as the output folder was begun, else the largest that fits into memory.
     batch_size: int | str = 16
     seed: int = 0  # image i is made from seed + i, and depends on nothing else
     compare: bool = True  # against the same seeds without a cache
@@ -96,14 +97,15 @@ def prepare(config: SampleConfig, world: World) -> Job:
     """Everything before the first image, and before the first file."""
     model = model_config(config.model)
     device = world.device(config.device)
+    if device.type == "cuda":
+        give_back(device)  # what an earlier run compiled refers to itself, and waits for the collector
     chosen = compared(config)
     sampler = sampler_of(config)
-    checkpoint = config.checkpoint or default_checkpoint(model, config.model)
-    pipeline = load_pipeline(checkpoint, config.model, config, device)
+    pipeline = load_pipeline(config.checkpoint or default_checkpoint(config.model), config.model, config, device)
     for strategy in chosen:
         if isinstance(strategy.policy, PlanFile):
             digest = pipeline.unet.provenance.sha256
-            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps, config.of_trajectories)
+            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps, of_trajectories(config))
     runs = begin_all(pipeline, sampler, chosen)
     return Job(pipeline, sampler, runs, config.compare, output_folder(config, model, pipeline, chosen))
 
@@ -116,6 +118,12 @@ def compared(config: SampleConfig) -> list[Strategy]:
 def sampler_of(config: SampleConfig) -> Sampler:
     """The sampler of a configuration, on its model's noise schedule."""
     return Sampler(config.sampler, model_config(config.model).diffusion)
+
+
+def of_trajectories(config: SampleConfig) -> dict[str, Any]:
+    """What a calibrated plan holds for, besides weights and sampler, by dotted key."""
+    schedule = {f"diffusion.{key}": value for key, value in asdict(model_config(config.model).diffusion).items()}
+    return config.of_trajectories | schedule
 
 
 def fitting_batch_size(config: SampleConfig, job: Job) -> int:
@@ -182,10 +190,12 @@ def meant_by_auto(chosen: Sequence[Strategy], sampler: Sampler) -> Any:
     return each[0] if each and all(settings == each[0] for settings in each) else each
 
 
-def default_checkpoint(model: ModelConfig, name: str) -> str:
-    if not model.checkpoints:
-        raise InputError(f"the model {name} names no checkpoint; give checkpoint=FILE, or checkpoint=random to try it")
-    return next(iter(model.checkpoints))
+def default_checkpoint(model: str) -> str:
+    """The first that a model names. Raises InputError where it names none."""
+    named = model_config(model).checkpoints
+    if not named:
+        raise InputError(f"the model {model} names no checkpoint; give checkpoint=FILE, or checkpoint=random to try it")
+    return next(iter(named))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

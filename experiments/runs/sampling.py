@@ -129,13 +129,14 @@ def warm_up(pipeline: Pipeline, cached: Sequence[Cached], batch_size: int) -> No
         batch_size *= 2
     x = torch.zeros(batch_size, *pipeline.shape, device=pipeline.device, dtype=pipeline.dtype)
     t = torch.zeros(batch_size, dtype=torch.long, device=pipeline.device)
-    branches = [branch for branch in cached[0].branches if branch != NULL]
     unet = cached[0].unet
-    _, tapped = unet(x, t, cond, taps=branches)
-    for branch in branches:
-        outside = [other for other in branches if other < branch]
-        # Copies, as the store's: programs are compiled for a layout.
-        unet(x, t, cond, branch=branch, feature=each(torch.clone, tapped[branch]), taps=outside)
+    # The unconditional call may have depths of its own, where guidance leaves some of them out.
+    for branches in {tuple(branch for branch in each_call.branches if branch != NULL) for each_call in cached}:
+        _, tapped = unet(x, t, cond, taps=branches)
+        for branch in branches:
+            outside = [other for other in branches if other < branch]
+            # Copies, as the store's: programs are compiled for a layout.
+            unet(x, t, cond, branch=branch, feature=each(torch.clone, tapped[branch]), taps=outside)
 
 
 def shared(plans: list[Plan]) -> list[Plan]:

@@ -60,7 +60,9 @@ class World:
             name = f"cuda:{local}"
         device = pick_device(name)
         if device.type == "cuda":
-            torch.cuda.set_device(device)
+            if device.index is None:
+                device = torch.device("cuda", torch.cuda.current_device())
+            torch.cuda.set_device(device)  # of nothing but an index
         return device
 
     @contextlib.contextmanager

@@ -34,6 +34,11 @@ class Background:
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft().result()
 
+    def wait(self) -> None:
+        """Waits for all jobs. Raises the error of one that has failed."""
+        while self._jobs:
+            self._jobs.popleft().result()
+
     def __enter__(self) -> Background:
         return self
 

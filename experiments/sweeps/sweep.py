@@ -17,7 +17,6 @@ from typing import Any
 import configs
 from configs import InputError
 from experiments.digest import json_digest
-from experiments.model import pick_device
 from experiments.rows.judging import Judges
 from experiments.rows.measures import MEASURES
 from experiments.rows.pricing import price
@@ -70,7 +69,7 @@ def run(config: SweepConfig) -> Outcome:
     """
     world, out = join(), Path(config.out)
     if not config.only_render:
-        judges = Judges(config.data, config.inception, config.clip, str(pick_device(config.device)))
+        judges = Judges(config.data, config.inception, config.clip, str(world.device(config.device)))
         judges.check_sources()
         wanted = list(combinations(config))
         world.first(lambda: begin(plan(config, wanted), out))

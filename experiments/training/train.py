@@ -20,7 +20,7 @@ from experiments.data import Images, data_name, open_images
 from experiments.images import save_grid
 from experiments.model import ModelConfig, model_config, pick_device
 from experiments.precision import emulation_warning
-from experiments.training.trainer import STORES, TrainConfig, Trainer, generator
+from experiments.training.trainer import STORES, TrainConfig, Trainer, generator, to_device
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 
 CHECK_STEPS = 20  # steps between two looks at the loss, for each of which a GPU must be waited for
@@ -85,10 +85,10 @@ def batch(images: Images, config: TrainConfig, step: int, device: torch.device) 
     positions = range(step * config.batch_size, (step + 1) * config.batch_size)
     places = [divmod(position, len(images)) for position in positions]
     pixels = images.batch([int(_epoch_order(len(images), config.seed, epoch)[place]) for epoch, place in places])
-    x0 = pixels.to(device).float() / 127.5 - 1
+    x0 = to_device(pixels, device).float() / 127.5 - 1
     if config.flip:
         flips = torch.rand(len(x0), generator=generator(config.seed, "flip", step)) < 0.5
-        x0 = torch.where(flips.to(device)[:, None, None, None], x0.flip(-1), x0)
+        x0 = torch.where(to_device(flips, device)[:, None, None, None], x0.flip(-1), x0)
     return x0
 
 

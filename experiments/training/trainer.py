@@ -119,7 +119,7 @@ class Trainer:
         t = torch.cat([half, total - 1 - half])[:batch]
         eps = torch.randn(x0.shape, generator=step)
         torch.manual_seed(int(torch.randint(2**62, (), generator=step)))
-        return t.to(self.device), eps.to(self.device)
+        return to_device(t, self.device), to_device(eps, self.device)
 
     def identity(self) -> dict[str, Any]:
         """All that the outcome depends on, by dotted name, as JSON holds it."""
@@ -155,6 +155,11 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.seconds = state["steps"], state["seconds"]
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """A copy of a CPU's tensor, for which a GPU is not waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def learning_rate_factor(step: int, total: int) -> float:

@@ -180,7 +180,7 @@ def test_image_i_does_not_depend_on_its_batch(network, batch_size):
     assert (apart - together).abs().amax() < 1e-5 * scale
 
 
-def test_a_pass_due_at_an_evaluation_that_is_passed_over_is_made_up_at_the_next(recorder):
+def test_a_pass_due_at_an_evaluation_that_is_passed_over_is_deferred_at_the_next(recorder):
     denoiser = CachedDenoiser(recorder, Uniform(interval=4, branch=2), Reuse())
     denoiser.begin(12, at=[1, 2, 5, 6, 8])
     for _ in range(5):

@@ -15,7 +15,7 @@ from experiments.benchmark.workload import Workload
         ("plain", Variant("plain")),
         ("plain contiguous", Variant("plain", layout="contiguous")),
         ("fast bf16 compiled", Variant("fast", "bf16", compiled=True)),
-        ("diffusers", Variant("diffusers", layout="contiguous")),
+        ("diffusers", Variant("diffusers")),
         ("deepcache channels_last fp16", Variant("deepcache", "fp16", layout="channels_last")),
     ],
 )

@@ -155,8 +155,10 @@ def test_errors_of_a_process_alone_are_its_own():
 def test_every_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", torch.cuda._utils._get_device_index)  # raises as it does
     monkeypatch.setattr("experiments.runs.world.pick_device", torch.device)
+    assert World().device("cuda") == torch.device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert World(3, 4).device("auto") == torch.device("cuda:1")
     assert World(3, 4).device("cuda:0") == torch.device("cuda:0")
