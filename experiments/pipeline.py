@@ -20,7 +20,7 @@ from experiments.model import model_config
 from experiments.precision import PRECISIONS
 from experiments.prompts import read_prompts
 from models import ClassEmbedder, Parts, TextEncoder
-from samplers import ConditionalDenoiser, Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, guide
+from samplers import ConditionalDenoiser, Denoiser, DiffusionConfig, GuidanceConfig, GuidancePlan, ImageNoise, guide
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class PipelineConfig(EngineConfig):
         """These settings alone, without those of the script that adds its own."""
         return PipelineConfig(**{each.name: getattr(self, each.name) for each in fields(PipelineConfig)})
 
-    @property
-    def of_trajectories(self) -> dict[str, Any]:
-        """What a calibrated plan holds for, besides the sampler, by dotted key."""
+    def of_trajectories(self, diffusion: DiffusionConfig) -> dict[str, Any]:
+        """What a calibrated plan holds for, besides weights and sampler, by dotted key."""
+        schedule = {f"diffusion.{key}": value for key, value in asdict(diffusion).items()}
         guidance = {f"guidance.{key}": value for key, value in asdict(self.guidance).items()}
-        return {**guidance, "height": self.height, "width": self.width, "split": self.split}
+        return {**schedule, **guidance, "height": self.height, "width": self.width, "split": self.split}
 
 
 class Pipeline:

@@ -27,7 +27,7 @@ from experiments.planning.naming import describe_forecaster, words
 from experiments.planning.search import CalibrateConfig, Search, Trial
 from experiments.planning.tuning import Tuned, tuned
 from experiments.reports.tables import markdown
-from experiments.runs.run import SampleConfig, default_checkpoint, of_trajectories
+from experiments.runs.run import SampleConfig, default_checkpoint
 from samplers import Sampler
 
 
@@ -95,7 +95,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
         checkpoint=pipeline.unet.provenance.sha256,
         sampler=asdict(config.sampler),
         timesteps=list(sampler.eval_timesteps),
-        pipeline=of_trajectories(config),
+        pipeline=config.of_trajectories(model.diffusion),
         record={
             "model": Path(config.model).stem,
             "price": budget.price(best.plan),
@@ -139,8 +139,9 @@ def budget_of(config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler) -> 
 def default_name(config: CalibrateConfig, budget: float) -> str:
     """A plan's name: of its model, sampler and budget; where anything else is not as usual, with a digest of it."""
     sampler, usual = config.sampler, SampleConfig()
-    ours = asdict(sampler) | config.of_trajectories
-    theirs = asdict(usual.sampler) | usual.of_trajectories
+    schedule = model_config(config.model).diffusion
+    ours = asdict(sampler) | config.of_trajectories(schedule)
+    theirs = asdict(usual.sampler) | usual.of_trajectories(schedule)
     named = ("name", "steps", "spacing")
     rest = {key: value for key, value in ours.items() if key not in named and value != theirs[key]}
     parts = [Path(config.model).stem, f"{sampler.name}{sampler.steps}", sampler.spacing, f"{budget:.3f}"]

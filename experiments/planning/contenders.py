@@ -118,9 +118,14 @@ class Idea:
 
 
 def own_rows(
-    also: Sequence[Any], plans: Sequence[SavedPlan], model: ModelConfig, num_images: int
+    also: Sequence[Any],
+    plans: Sequence[SavedPlan],
+    model: ModelConfig,
+    num_images: int,
+    trajectories: Mapping[str, Any],
 ) -> Iterator[tuple[Row, str]]:
     """The rows of one's own ideas in every setting that `plans` are for, each with the sha256 of the setting's weights.
+    trajectories: what plan files must have been made for, as PipelineConfig.of_trajectories.
 
     An idea is left out, with the reason on stderr, where it has no plan: one that lists network calls is for a number
     of them, and a plan file for its own setting. Raises InputError for one that has none anywhere, and for a plan file
@@ -134,7 +139,9 @@ def own_rows(
         idea, refusals = configs.parse(Idea, entry, where=where), {}
         for setting, checkpoint in settings:
             try:
-                chosen = _fitting(idea, Sampler(setting, model.diffusion), checkpoint, model.network.num_branches)
+                chosen = strategies(idea.policy, idea.forecaster, sampler := Sampler(setting, model.diffusion))
+                for strategy in chosen:
+                    _check_fit(strategy, sampler, checkpoint, model.network.num_branches, trajectories)
             except InputError as error:
                 refusals[setting_name(setting)] = error
                 continue
@@ -160,12 +167,11 @@ def setting_name(setting: SamplerConfig) -> str:
     return f"{setting.name} {setting.steps} {setting.spacing}"
 
 
-def _fitting(idea: Idea, sampler: Sampler, checkpoint: str, num_branches: int) -> list[Strategy]:
-    """The strategies of an idea. Raises InputError where one of them has no plan for this sampler and network."""
-    chosen = strategies(idea.policy, idea.forecaster, sampler)
-    for strategy in chosen:
-        if isinstance(strategy.policy, PlanFile):
-            strategy.policy.check(checkpoint, asdict(sampler.config), sampler.eval_timesteps)
-        if not isinstance(strategy.policy, AdaptivePolicy):
-            check_plan(strategy.policy.plan(sampler.num_evals), sampler.num_evals, num_branches)
-    return chosen
+def _check_fit(
+    strategy: Strategy, sampler: Sampler, checkpoint: str, num_branches: int, trajectories: Mapping[str, Any]
+) -> None:
+    """Raises InputError where a strategy has no plan for this sampler and network."""
+    if isinstance(strategy.policy, PlanFile):
+        strategy.policy.check(checkpoint, asdict(sampler.config), sampler.eval_timesteps, trajectories)
+    if not isinstance(strategy.policy, AdaptivePolicy):
+        check_plan(strategy.policy.plan(sampler.num_evals), sampler.num_evals, num_branches)

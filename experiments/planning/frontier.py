@@ -77,7 +77,9 @@ class Frontier:
         self.out = Path(config.out)
         self.plans = read_plans(config)
         self.rows = [(row, plan.checkpoint) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
-        self.rows += own_rows(config.also, self.plans, self.model, config.num_images)
+        self.rows += own_rows(
+            config.also, self.plans, self.model, config.num_images, config.of_trajectories(self.model.diffusion)
+        )
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -198,7 +200,7 @@ def read_plans(config: FrontierConfig) -> list[SavedPlan]:
     """The calibrated plans for the model.
 
     Raises InputError where there is none, for a file that does not say how it was found, and for a plan that was
-    calibrated on seeds it would be evaluated on.
+    calibrated on seeds it would be evaluated on, or for other guidance, size or noise schedule.
     """
     model = Path(config.model).stem
     plans, others = [], set()
@@ -212,6 +214,15 @@ def read_plans(config: FrontierConfig) -> list[SavedPlan]:
             others.add(plan.record["model"])
             continue
         check_seeds(plan, path, config.num_images)
+        try:
+            plan.check(
+                plan.checkpoint,
+                plan.sampler,
+                plan.timesteps,
+                config.of_trajectories(model_config(config.model).diffusion),
+            )
+        except InputError as error:
+            raise InputError(f"{path} does not fit: {error}") from error
         plans.append(plan)
     if not plans:
         hint = f"give model={min(others)} for those that are" if others else "scripts/calibrate.py writes them"

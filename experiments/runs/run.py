@@ -105,7 +105,8 @@ def prepare(config: SampleConfig, world: World) -> Job:
     for strategy in chosen:
         if isinstance(strategy.policy, PlanFile):
             digest = pipeline.unet.provenance.sha256
-            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps, of_trajectories(config))
+            trajectories = config.of_trajectories(model.diffusion)
+            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps, trajectories)
     runs = begin_all(pipeline, sampler, chosen)
     return Job(pipeline, sampler, runs, config.compare, output_folder(config, model, pipeline, chosen))
 
@@ -118,12 +119,6 @@ def compared(config: SampleConfig) -> list[Strategy]:
 def sampler_of(config: SampleConfig) -> Sampler:
     """The sampler of a configuration, on its model's noise schedule."""
     return Sampler(config.sampler, model_config(config.model).diffusion)
-
-
-def of_trajectories(config: SampleConfig) -> dict[str, Any]:
-    """What a calibrated plan holds for, besides weights and sampler, by dotted key."""
-    schedule = {f"diffusion.{key}": value for key, value in asdict(model_config(config.model).diffusion).items()}
-    return config.of_trajectories | schedule
 
 
 def fitting_batch_size(config: SampleConfig, job: Job) -> int:

@@ -12,7 +12,17 @@ from tiny_pipelines import PROMPT, SD_DIFFUSION, ddpm_unet, ours, sampler_config
 
 import caching.adapter
 import models
-from caching import Adaptive, AdaptiveDenoiser, CachedDenoiser, DiffusersUNet, Explicit, NoCache, Reuse, Uniform
+from caching import (
+    Adaptive,
+    AdaptiveDenoiser,
+    CachedDenoiser,
+    DiffusersUNet,
+    Explicit,
+    Lagrange,
+    NoCache,
+    Reuse,
+    Uniform,
+)
 from configs import InputError
 from samplers import DiffusionConfig, Sampler, SamplerConfig, guide
 
@@ -253,6 +263,30 @@ def test_timesteps_may_come_as_diffusers_takes_them(pixels, timestep):
         output = adapted(our)(x, timestep, return_dict=return_dict)
         assert_same(output[0], expected, tolerance=2e-5)
         assert output.sample is output[0]
+
+
+def test_forecasts_in_log_snr_know_the_schedulers_time(pixels):
+    class Seen(Lagrange):
+        def weights(self, stored, now, branch):
+            seen.append(now.log_snr)
+            return super().weights(stored, now, branch)
+
+    seen: list[float] = []
+    pipe = SimpleNamespace(scheduler=DDIMScheduler())
+    pipe.scheduler.set_timesteps(8)
+    network = DiffusersUNet(CachedDenoiser(pixels[1], Uniform(interval=2, branch=1), Seen(1, "log_snr")), pipe)
+    for timestep in pipe.scheduler.timesteps:
+        network(torch.ones(1, 3, 16, 16), timestep)
+    expected = Sampler(SamplerConfig(steps=8), DIFFUSION).eval_log_snr[1::2]
+    assert seen == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [SimpleNamespace(), SimpleNamespace(alphas_cumprod=None), SimpleNamespace(alphas_cumprod=torch.rand(10))],
+)
+def test_schedulers_without_alphas_of_their_timesteps_have_no_log_snr(scheduler):
+    assert caching.adapter.log_snr(scheduler, [99.0, 5.0]) is None
 
 
 def test_class_labels_reach_the_network():

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import models
-from caching import NULL, CachedDenoiser, Explicit, Lagrange, NoCache, Nonuniform, Reuse, Uniform
+from caching import NULL, CachedDenoiser, Explicit, Lagrange, NoCache, Nonuniform, Reuse, Threshold, Uniform
+from caching.forecast import combine
 from configs import InputError
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 from samplers.sampler import SAMPLERS
@@ -216,3 +217,13 @@ def test_forecasts_know_when_an_evaluation_that_was_made_happened(recorder):
 def test_evaluations_out_of_order_are_refused(recorder, at):
     with pytest.raises(InputError, match=r"must ascend within 0\.\.3"):
         CachedDenoiser(recorder, Uniform(2, 1), Reuse()).begin(4, at=at)
+
+
+def test_adaptive_policies_are_refused_where_they_have_no_denoiser(network):
+    with pytest.raises(InputError, match=r"Threshold decides during sampling; caching\.cached_denoiser makes"):
+        CachedDenoiser(network, Threshold(), Reuse())
+
+
+def test_forecasts_of_nothing_keep_its_strides():
+    empty = [torch.empty(2, 0, 4, 4).to(memory_format=torch.channels_last) for _ in range(2)]
+    assert combine([2.0, -1.0], empty) is empty[0]

@@ -1,7 +1,6 @@
 """Plan files: read back as written, refused where they do not belong."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -37,10 +36,10 @@ def test_a_file_name_is_a_policy(path):
 
 
 def test_it_fits_what_it_was_made_for():
-    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps)
+    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline)
     SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline | {"guidance.interval": (0.3, 5.0)})
-    older = replace(SAVED, pipeline={})  # of a version that did not say
-    older.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline)
+    more = SAVED.pipeline | {"diffusion.schedule": "cosine"}  # of a later version, which says more
+    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, more)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +53,8 @@ def test_it_fits_what_it_was_made_for():
     ],
 )
 def test_a_foreign_plan_is_refused(path, changed, sentence):
-    given = {"checkpoint": SAVED.checkpoint, "sampler": SAVED.sampler, "timesteps": SAVED.timesteps} | changed
+    made_for = ("checkpoint", "sampler", "timesteps", "pipeline")
+    given = {name: getattr(SAVED, name) for name in made_for} | changed
     with pytest.raises(InputError, match=sentence):
         PlanFile(str(path)).check(**given)
 

@@ -226,6 +226,12 @@ def test_several_processes_are_refused_where_they_share_no_work(capsys, monkeypa
         (InputError("two\n  lines"), 2, "error: two lines"),
         (OSError(28, "No space left on device", "state.pt"), 2, "error: No space left on device: state.pt"),
         (OSError("in words"), 2, "error: in words"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"),
+            2,
+            "error: the memory of the GPU does not hold this (2.00 GiB more were asked for); take a smaller "
+            "batch_size, or precision=bf16",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on where it can"),
     ],
 )

@@ -17,7 +17,7 @@ from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.runs.run import SampleConfig, run
 from experiments.runs.sampling import begin_all, sample_images, warm_up
 from models import FastUNet, SplitUNet, UNet, UNetConfig
-from models.programs import compile_passes
+from models.programs import Programs, compile_passes
 from samplers import DiffusionConfig, GuidanceConfig, Sampler, SamplerConfig
 
 MODEL = """
@@ -90,6 +90,28 @@ def test_what_contradicts_itself_is_refused():
         EngineConfig(engine="fats")
     with pytest.raises(InputError, match="adaptive policies decide in the middle"):
         engine(compile=True).network(ADAPTIVE)
+
+
+@pytest.mark.parametrize("name", ["plain", "fast"])
+def test_the_network_that_was_given_stays_uncompiled(model, name, monkeypatch):
+    monkeypatch.setattr("experiments.engine.compile_passes", lambda network: compile_passes(network, "eager"))
+    pipe = load_pipeline("random", model, PipelineConfig(engine=name, compile=True))
+    assert isinstance(pipe.unet.run, Programs)
+    assert not isinstance(pipe.parts.unet.run, Programs)
+
+
+def test_the_unconditional_calls_depths_are_warmed_up_too(model, monkeypatch):
+    """Where guidance leaves out calls, the other half's may all be full."""
+    monkeypatch.setattr("experiments.engine.compile_passes", lambda network: compile_passes(network, "eager"))
+    sampler = Sampler(SamplerConfig(steps=8), DiffusionConfig())
+    guidance = GuidanceConfig(2.0, every=4)
+    pipe = load_pipeline("random", model, PipelineConfig(compile=True, guidance=guidance))
+    (one,) = begin_all(pipe, sampler, [REUSE])
+    assert len({cached.branches for cached in one.cached}) == 2
+    warm_up(pipe, one.cached, 2)
+    count = len(one.cached[0].unet.run)
+    sample_images(pipe, sampler, one, [0, 1], tqdm(disable=True))
+    assert len(one.cached[0].unet.run) == count
 
 
 @pytest.mark.parametrize("strategy", [REUSE, FORECAST, NESTED], ids=lambda s: s.name)

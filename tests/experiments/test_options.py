@@ -49,6 +49,11 @@ def test_policies_are_listed_where_there_is_one_to_choose():
     assert "policy=NAME" not in describe(Base)
 
 
+def test_what_no_field_stands_for_is_listed_as_well():
+    assert "import=[]" in describe(Base)
+    assert "  auto: Where every step adds fresh noise" in describe(SampleConfig)
+
+
 def test_the_main_job_has_a_word_for_every_key_that_does_not_speak_for_itself():
     silent = {option.key for option in options(SampleConfig) if not option.comment}
     assert silent == {"width", "sampler.steps", "num_images", "device"}

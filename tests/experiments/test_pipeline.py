@@ -1,5 +1,6 @@
 """Pipelines of latent models: conditions, guidance, sizes, decoding, on tiny networks with random weights."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import configs
+import models
 from caching import Adaptive, Fitted, NoCache, Reuse, Threshold, Uniform, pass_costs
 from configs import InputError
 from experiments.grid import UNCACHED, Strategy
@@ -95,6 +97,29 @@ def test_a_label_changes_the_image_and_guidance_does_too(model):
     assert not torch.allclose(plain, latents(pipeline(path, labels=[1], guidance=GuidanceConfig(3.0)), [0]))
 
 
+def test_guidance_leads_away_from_the_negative_prompt(model):
+    path = model(TEXT)
+
+    def of(**settings):
+        return latents(pipeline(path, prompt="a cat", guidance=GuidanceConfig(3.0), **settings), [0])
+
+    assert torch.equal(of(), of(negative_prompt=""))
+    assert not torch.allclose(of(), of(negative_prompt="a dog"))
+    # Away from what it leads to: no guidance at all.
+    away = of(negative_prompt="a cat")
+    assert torch.allclose(away, latents(pipeline(path, prompt="a cat"), [0]), atol=1e-4)
+
+
+def test_a_checkpoint_that_says_another_noise_schedule_is_refused(model, tmp_path):
+    path, file = model(PIXELS), str(tmp_path / "its.safetensors")
+    network = models.load("random", path)
+    models.save(network, file, diffusion=asdict(DiffusionConfig("cosine", precision="float32")))
+    with pytest.raises(InputError, match=r"noise schedule's schedule=cosine, but the model .*model\.yaml says linear"):
+        load_pipeline(file, path, PipelineConfig())
+    models.save(network, file, diffusion=asdict(DiffusionConfig(precision="float32")))
+    load_pipeline(file, path, PipelineConfig())
+
+
 @pytest.mark.parametrize("policy", [NoCache(), Uniform(2, 1)])
 def test_one_guided_call_and_two_are_the_same_to_rounding(model, policy):
     path = model(CLASSES)
@@ -163,6 +188,8 @@ def test_low_precision_runs_the_networks_only(model):
         (TEXT, {"prompt": "a", "height": 21}, "height 21 is no multiple of 4"),
         (TEXT, {"prompt": "a", "labels": [1]}, "has no classes"),
         (CLASSES, {"prompt": "a"}, "takes no prompts"),
+        (CLASSES, {"negative_prompt": "", "guidance": GuidanceConfig(2.0)}, "takes no prompts"),
+        (TEXT, {"prompt": "a", "negative_prompt": "b"}, "give a guidance.scale as well"),
         (CLASSES, {"labels": [11]}, r"no class 11; labels lie in 0\.\.9"),
         (CLASSES, {"precision": "fp8"}, "precision"),
         (PIXELS, {"guidance": GuidanceConfig(2.0)}, "only models with a conditioner can be guided"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import models
 from configs import InputError
 from models import FastUNet, SplitUNet, UNetConfig, kernels
 from models.feature import tensors
+from models.memory_format import memory_format
 from models.split import PartialSums
 
 DDPM = UNetConfig(resolution=8, channels=32, channel_mult=[1, 2, 2], num_res_blocks=1, attention_levels=[1])
@@ -316,3 +318,19 @@ def test_the_released_latent_diffusion_cache(golden, tmp_path):
     _, parts = split(reference.tensor("x1"), table(reference, "t1"), context, taps=[0])
     out2, _ = split(reference.tensor("x2"), table(reference, "t2"), context, branch=0, feature=parts[0])
     reference.check("out2_partial", out2, TINY)
+
+
+def test_a_fast_network_comes_back_as_it_is_and_is_not_saved():
+    network = models.fast(models.load("random", DDPM))
+    assert models.fast(network) is network
+    with pytest.raises(InputError, match="a FastUNet computes what its U-Net does, but is not laid out as one"):
+        models.save(network, "nowhere.safetensors")
+
+
+def test_maps_are_channels_last_but_for_fp32_on_a_gpu():
+    def of(dtype: torch.dtype, is_cuda: bool) -> torch.memory_format:
+        weight = SimpleNamespace(dtype=dtype, is_cuda=is_cuda)
+        return memory_format(SimpleNamespace(parameters=lambda: iter([weight])))
+
+    assert of(torch.float32, True) is torch.contiguous_format
+    assert of(torch.float16, True) is of(torch.float32, False) is torch.channels_last

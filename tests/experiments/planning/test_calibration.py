@@ -1,5 +1,6 @@
 """Calibration, and its plan files in use, on a tiny network."""
 
+import json
 import re
 from dataclasses import dataclass, replace
 
@@ -31,11 +32,12 @@ from configs import InputError
 from experiments.planning import end_error
 from experiments.planning.calibration import calibrate, default_name
 from experiments.planning.end_error import EndError, mean_psnr, squared_errors
-from experiments.planning.fitting import Moments, Teacher, _solve, fit
+from experiments.planning.fitting import NormalEquations, Teacher, _solve, fit
 from experiments.planning.naming import words
 from experiments.planning.search import CLOSED_FORMS
 from experiments.planning.tuning import tuned
 from experiments.runs.run import SampleConfig, run
+from samplers import DiffusionConfig, Sampler, SamplerConfig
 
 
 def test_a_calibrated_plan_keeps_its_budget_and_says_where_it_comes_from(tiny, tmp_path, calibration, sampler):
@@ -102,6 +104,31 @@ def test_a_search_that_was_run_before_measures_nothing_anew(tmp_path, monkeypatc
     assert again.checked == first.checked
 
 
+def test_a_longer_search_finds_what_a_shorter_one_measured(tmp_path, calibration):
+    calibrate(calibration(tmp_path, trials=0))
+    journal = tmp_path / "plans" / "a.trials.jsonl"
+    keys = [json.loads(line)["key"] for line in journal.read_text().split("\n") if line]
+    calibrate(calibration(tmp_path, trials=1, forecasters=["zero"], num_images=3))
+    after = [json.loads(line)["key"] for line in journal.read_text().split("\n") if line]
+    assert after[: len(keys)] == keys
+    assert len(after) == len(set(after)) > len(keys)
+
+
+def test_measurements_on_another_noise_schedule_are_others(pipeline, tmp_path):
+    journal = tmp_path / "trials.jsonl"
+    plan = (None, 1, None, 1, None, 1, None, 1)
+    errors = [
+        EndError(pipeline, Sampler(SamplerConfig(steps=8), DiffusionConfig(schedule)), [0], 1, journal)(plan, Reuse())
+        for schedule in ("linear", "cosine")
+    ]
+    assert errors[0] != errors[1]
+
+
+def test_weights_are_not_fitted_to_features_that_are_split_further(tmp_path, calibration, monkeypatch):
+    monkeypatch.setattr("experiments.planning.search.fit", None)
+    calibrate(calibration(tmp_path, split=True))
+
+
 def test_the_plan_drives_a_sampling_run_and_is_replayed_bit_for_bit(plans, tmp_path, settings):
     layer = settings(policy=f"{plans}/a.json", num_images=2)
     summaries = [run(configs.parse(SampleConfig, layer | {"out": str(tmp_path / out)}, where="test")) for out in "ab"]
@@ -117,6 +144,7 @@ def test_the_plan_drives_a_sampling_run_and_is_replayed_bit_for_bit(plans, tmp_p
     [
         ({"sampler": {"steps": 9}}, r"plan of 8 network evaluations|steps=8, not 9"),
         ({"sampler": {"steps": 8, "eta": 0.5}}, r"sampler\.eta=0\.0, not 0\.5"),
+        ({"split": True}, "split=None, not True"),
         ({"checkpoint": "random"}, r"weights with sha256 \w{12}, not for \(random\)"),
     ],
 )
@@ -234,13 +262,13 @@ def test_the_ridge_solution_minimises_what_it_says():
     rng = np.random.default_rng(0)
     features, truth, prior, ridge = rng.normal(size=(3, 50)), rng.normal(size=50), np.array([2.0, -1.5, 0.5]), 0.1
     gram = features @ features.T
-    w = np.array(_solve(Moments(gram, features @ truth, prior), ridge))
+    w = np.array(_solve(NormalEquations(gram, features @ truth, prior), ridge))
 
     def loss(w):
         return ((truth - w @ features) ** 2).sum() + ridge * np.trace(gram) / 3 * ((w - prior) ** 2).sum()
 
     assert all(loss(w) < loss(w + step) for step in rng.normal(size=(20, 3)) * 1e-2)
-    assert _solve(Moments(gram, features @ truth, prior), 1e9) == pytest.approx(prior)
+    assert _solve(NormalEquations(gram, features @ truth, prior), 1e9) == pytest.approx(prior)
 
 
 def test_the_teacher_knows_the_true_feature(pipeline, sampler):
@@ -249,14 +277,13 @@ def test_the_teacher_knows_the_true_feature(pipeline, sampler):
     fitted = fit(pipeline, sampler, plan, Lagrange(1), [5], 1, ridge=1e-9)
     assert set(fitted.table) == {"2:1", "3:-1", "5:1", "6:1", "7:-1"}
     teacher = Teacher(pipeline.unet, Explicit(entries=list(plan)), Lagrange(1))
-    teacher.moments = {}
     x, t = torch.randn(1, 1, 8, 8), torch.tensor([500])
     with torch.inference_mode():
         teacher.begin(8)
         for _ in range(3):
             teacher(x, t)
-    moments = teacher.moments["2:1"]
+    equations = teacher.equations["2:1"]
     _, tapped = pipeline.unet(x, t, taps=[1])
     # Three times the same input: every stored feature is the true one.
-    assert moments.cross == pytest.approx(np.diag(moments.gram))
-    assert moments.gram[0, 0] == pytest.approx(float(tapped[1].square().sum()), rel=1e-4)
+    assert equations.cross == pytest.approx(np.diag(equations.gram))
+    assert equations.gram[0, 0] == pytest.approx(float(tapped[1].square().sum()), rel=1e-4)
