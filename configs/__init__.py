@@ -214,7 +214,14 @@ class _Leaf(NamedTuple):
 
     @property
     def refusal(self) -> str:
-        return f"{self.where}: {self.name} must be {_described(self.hint)}, not {self.value!r}"
+        wanted = _described(self.hint)
+        several = (
+            f"; of several the names: {self.name}.name=[…]" if wanted == NAMED and isinstance(self.value, list) else ""
+        )
+        return f"{self.where}: {self.name} must be {wanted}, not {self.value!r}{several}"
+
+
+NAMED = "a name, or a mapping of keys to values"
 
 
 def _described(hint: Any) -> str:
@@ -226,7 +233,7 @@ def _described(hint: Any) -> str:
         kind = dict if is_dataclass(inside[0]) else get_origin(inside[0]) or inside[0]
         return f"a list of {KINDS_OF_LISTS[kind]}" if kind in KINDS_OF_LISTS else "a list"
     if get_origin(hint) is dict and inside[1] is Any:  # the name alone stands for it, see `parse`
-        return "a name, or a mapping of keys to values"
+        return NAMED
     if get_origin(hint) is dict or is_dataclass(hint):
         return "a mapping of keys to values"
     return " or ".join(map(_described, inside)) or str(hint).removeprefix("typing.")

@@ -65,6 +65,8 @@ def main(
         given = configs.parse_words(words, schema)
         for key in given.keys() & replaced if first is None else ():
             layers[default].pop(key, None)
+        for key in given.keys() & set(options.unused(schema)):
+            raise InputError(f"{key} changes nothing here; leave it out")
         if argument is not None and first is not None:
             given = {argument: first, **given}
         layers["the command line"] = given

@@ -7,7 +7,7 @@ import inspect
 import io
 import textwrap
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
 from functools import cache
@@ -38,7 +38,7 @@ def describe(schema: type) -> str:
     lines = ["Keys, with their defaults where no configuration file sets them:"]
     lines += [_line(option) for option in [*options(schema), IMPORT]]
     for kind, registry in (("policy", POLICIES), ("forecaster", FORECASTERS)):
-        if kind in (each.name for each in fields(schema)):
+        if kind in (each.name for each in fields(schema)) and kind not in unused(schema):
             lines += ["", f"{kind}=NAME, and the keys {kind}.KEY of each:"]
             lines += [_named(name, cls) for name, cls in registry.items()]
             if kind == "forecaster":
@@ -48,12 +48,17 @@ def describe(schema: type) -> str:
 
 def options(schema: type, prefix: str = "") -> Iterator[Option]:
     """The keys of a dataclass, in the order of its fields."""
-    for each in fields(schema):
+    for each in (each for each in fields(schema) if each.name not in unused(schema)):
         default = _default(each)
         if is_dataclass(default):
             yield from options(type(default), f"{prefix}{each.name}.")
         else:
             yield Option(prefix + each.name, _as_yaml(default), comment_of(schema, each.name))
+
+
+def unused(schema: type) -> Collection[str]:
+    """The keys of a schema that change nothing: the files it reads may have them, since they are others' as well."""
+    return getattr(schema, "UNUSED", ())
 
 
 def comment_of(schema: type, name: str) -> str:

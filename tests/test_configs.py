@@ -168,6 +168,11 @@ def test_an_unknown_key_is_named_with_its_nearest(word, sentence):
         ("files=1", "the words: files must be a mapping of keys to values, not 1"),
         ("entries=1", "the words: entries must be a list of mappings, not 1"),
         ("policy=null", "the words: policy must be a name, or a mapping of keys to values, not None"),
+        (
+            "policy=[a,b]",
+            "the words: policy must be a name, or a mapping of keys to values, not ['a', 'b']; of several the names: "
+            "policy.name=[…]",
+        ),
         ("size=1.5", "the words: size must be an integer or text, not 1.5"),
         ("labels=abc", "the words: labels must be a list of integers or null, not 'abc'"),
     ],

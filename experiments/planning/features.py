@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from configs import InputError
 from experiments.images import save_figure
@@ -18,6 +19,8 @@ from samplers import Sampler
 @dataclass(frozen=True)
 class FeaturesConfig(SampleConfig):
     """One run of scripts/features.py: a sampling run without a cache, of which the features are watched."""
+
+    UNUSED: ClassVar = ("policy", "forecaster", "batch_size", "compare", "storage")
 
     branches: list[int] | None = None  # null: one in four, from the outermost to the innermost
     num_images: int = 4

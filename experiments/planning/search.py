@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from tqdm import tqdm
 
@@ -43,8 +43,10 @@ from samplers import Sampler
 class CalibrateConfig(SampleConfig):
     """One run of scripts/calibrate.py: a sampling run, and what a plan for it may cost.
 
-    policy and forecaster are what is sought; where no budget is given it is the cost of that policy.
+    What is sought is a policy and its forecaster; where no budget is given it is the cost of the policy that is.
     """
+
+    UNUSED: ClassVar = ("forecaster", "num_images", "seed", "compare", "storage", "out")
 
     budget: float | None = None  # MACs as a fraction of the uncached ones
     branches: list[int] | None = None  # candidates, -1 for null steps; null: -1 to 3, as far as the network has them

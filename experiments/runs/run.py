@@ -18,7 +18,7 @@ from experiments.precision import emulation_warning
 from experiments.runs import samples
 from experiments.runs.batch_size import AUTO, auto_batch_size
 from experiments.runs.blocks import RunFolder, Task
-from experiments.runs.making import Job, Observer
+from experiments.runs.making import Job, Observer, environment
 from experiments.runs.memory import give_back
 from experiments.runs.sampling import begin_all
 from experiments.runs.summarise import finish
@@ -144,9 +144,20 @@ def begin(job: Job, seeds: range) -> list[Task]:
                          f"depends on the others that were asked for; a smaller batch_size is quicker")  # fmt: skip
     if tasks and (slow := emulation_warning(job.pipeline.config.precision, job.pipeline.device)):
         sentences.append(slow)
+    if tasks and len(tasks) < blocks:
+        sentences += _made_elsewhere(job, seeds, tasks)
     for sentence in sentences:
         print(sentence, file=sys.stderr)
     return tasks
+
+
+def _made_elsewhere(job: Job, seeds: range, tasks: Sequence[Task]) -> Iterator[str]:
+    """Says where images that are kept differ by rounding from what would be made of their seeds here."""
+    left, here = {task.block for task in tasks}, environment(job.pipeline)["device"]
+    kept = next(block for block in job.folder.blocks(seeds) if block not in left)
+    there = job.folder.record(kept).environment["device"]
+    if there != here:
+        yield f"what is there was made on {there}, which rounds otherwise than {here}, where the rest is made"
 
 
 def output_folder(

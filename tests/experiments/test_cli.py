@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -97,6 +97,15 @@ def test_words_win_over_the_file_and_the_file_over_the_schema(default):
     assert seen(Job, [], default=default) == Job(2)
     assert seen(Job, ["inner.steps=7"], default=default) == Job(2, Inner(7))
     assert seen(Job, ["images=9"], default=default) == Job(9)
+
+
+def test_a_key_that_changes_nothing_is_refused_among_the_words_alone(capsys, default):
+    @dataclass(frozen=True)
+    class Lazy(Job):
+        UNUSED: ClassVar = ("images",)
+
+    assert "images changes nothing here" in refusal(capsys, Lazy, ["images=3"], default=default)
+    assert seen(Lazy, [], default=default).images == 2
 
 
 def test_a_replaced_key_takes_the_place_of_the_default_file_s(tmp_path):

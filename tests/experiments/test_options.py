@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.options import Option, describe, options
+from experiments.planning.search import CalibrateConfig
 from experiments.runs.run import SampleConfig
 
 
@@ -47,6 +48,13 @@ def test_every_key_has_its_default_and_its_comment():
 def test_policies_are_listed_where_there_is_one_to_choose():
     assert "uniform interval=5 branch=0 horizon=null: A full pass every `interval`" in describe(Schema)
     assert "policy=NAME" not in describe(Base)
+
+
+def test_keys_that_change_nothing_are_not_listed():
+    listed = {option.key for option in options(CalibrateConfig)}
+    assert {"policy", "budget", "sampler.steps"} <= listed
+    assert not listed & set(CalibrateConfig.UNUSED)
+    assert "forecaster=NAME" not in describe(CalibrateConfig)
 
 
 def test_what_no_field_stands_for_is_listed_as_well():

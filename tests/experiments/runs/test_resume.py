@@ -307,3 +307,13 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_what_is_whole(model, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in records(kept)}
     assert sampled(model, kept, **settings) == sampled(model, tmp_path / "undisturbed", **settings)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_images_made_on_another_device_are_named(model, tmp_path, monkeypatch, capsys):
+    sampled(model, tmp_path / "out", num_images=2)
+    capsys.readouterr()
+    sampled(model, tmp_path / "out", num_images=4)
+    assert "rounds otherwise" not in capsys.readouterr().err
+    monkeypatch.setattr("experiments.runs.run.environment", lambda pipeline: {"device": "cuda (another)"})
+    sampled(model, tmp_path / "out", num_images=6)
+    assert "which rounds otherwise than cuda (another), where the rest is made" in capsys.readouterr().err
