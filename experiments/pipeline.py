@@ -17,10 +17,10 @@ from configs import InputError
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import Strategy
 from experiments.model import model_config
-from experiments.precision import PRECISIONS
+from experiments.precision import PRECISIONS, in_precision
 from experiments.prompts import read_prompts
 from models import ClassEmbedder, Parts, TextEncoder
-from samplers import ConditionalDenoiser, Denoiser, DiffusionConfig, GuidanceConfig, GuidancePlan, ImageNoise, guide
+from samplers import Denoiser, DiffusionConfig, GuidanceConfig, GuidancePlan, ImageNoise, guide
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,7 @@ class Pipeline:
         cond = self.cond(seeds)
         uncond = self.uncond(len(seeds)) if self.is_guided else None
 
-        def in_precision(denoiser: Cached) -> ConditionalDenoiser:
-            if self.dtype == torch.float32:
-                return denoiser
-            return lambda x, t, cond: denoiser(x.to(self.dtype), t, cond).float()
-
-        first, *second = map(in_precision, cached)
+        first, *second = (in_precision(denoiser, self.dtype) for denoiser in cached)
         scale = self.config.guidance.scale
         return guide(first, cond, uncond, scale, uncond_denoiser=second[0] if second else None, plan=plan)
 

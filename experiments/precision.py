@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from samplers import ConditionalDenoiser
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -32,3 +34,10 @@ def _product_seconds(dtype: torch.dtype) -> float:
         a @ a
         times.append(time.perf_counter() - start)
     return min(times[1:])
+
+
+def in_precision(denoiser: ConditionalDenoiser, dtype: torch.dtype) -> ConditionalDenoiser:
+    """Evaluations in `dtype`, the sampler's state in float32."""
+    if dtype == torch.float32:
+        return denoiser
+    return lambda x, t, cond: denoiser(x.to(dtype), t, cond).float()

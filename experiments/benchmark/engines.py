@@ -12,6 +12,7 @@ from experiments.benchmark.variants import LAYOUTS, Variant
 from experiments.benchmark.workload import Task, Workload
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import UNCACHED, Strategy
+from experiments.precision import in_precision
 from samplers import ConditionalDenoiser, guide
 
 PASSES = 10_000  # that a denoiser makes before it begins anew
@@ -103,13 +104,6 @@ def trajectory(work: Workload, denoiser: ConditionalDenoiser, cond: Tensor | Non
     for step in work.sampler.sample(guide(denoiser, cond, uncond, work.scale), x, noise):
         x = step.x
     return x
-
-
-def in_precision(denoiser: ConditionalDenoiser, dtype: torch.dtype) -> ConditionalDenoiser:
-    """Evaluations in `dtype`, the sampler's state in float32."""
-    if dtype == torch.float32:
-        return denoiser
-    return lambda x, t, cond: denoiser(x.to(dtype), t, cond).float()
 
 
 def in_dtype(cond: Tensor | None, dtype: torch.dtype) -> Tensor | None:

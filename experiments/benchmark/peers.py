@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmark.engines import Unavailable, in_dtype, in_precision, trajectory
+from experiments.benchmark.engines import Unavailable, in_dtype, trajectory
 from experiments.benchmark.variants import LAYOUTS, Variant
 from experiments.benchmark.workload import Task, Workload
+from experiments.precision import in_precision
 from models import UNet, UNetConfig
 from models.layouts.diffusers import DIFFUSERS
 from models.layouts.diffusers_conditional import DIFFUSERS_CONDITIONAL

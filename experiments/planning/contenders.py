@@ -36,7 +36,7 @@ GROUPS = ("fewer steps", "reuse", "forecasts", "adaptive", "null steps", "calibr
 
 
 @dataclass(frozen=True)
-class Row:
+class Contender:
     """One way to sample, for one budget of one setting."""
 
     setting: SamplerConfig  # whose uncached images are the target
@@ -58,7 +58,7 @@ class Row:
         return what | {"plan": self.policy.plan(num_evals)}
 
 
-def rows_of(saved: SavedPlan, diffusion: DiffusionConfig) -> Iterator[Row]:
+def rows_of(saved: SavedPlan, diffusion: DiffusionConfig) -> Iterator[Contender]:
     """A calibrated plan, and everything that it must be better than at its cost."""
     setting, budget = SamplerConfig(**saved.sampler), saved.record["budget"]
     full = Sampler(setting, diffusion).num_evals
@@ -69,8 +69,8 @@ def rows_of(saved: SavedPlan, diffusion: DiffusionConfig) -> Iterator[Row]:
         policy: Policy | AdaptivePolicy,
         forecaster: Forecaster,
         sampler: SamplerConfig = setting,
-    ) -> Row:
-        return Row(setting, budget, group, name, sampler, policy, forecaster)
+    ) -> Contender:
+        return Contender(setting, budget, group, name, sampler, policy, forecaster)
 
     yield row("uncached", "uncached", NoCache(), Reuse())
     calls = int(budget * full + 1e-6)
@@ -123,7 +123,7 @@ def own_rows(
     model: ModelConfig,
     num_images: int,
     trajectories: Mapping[str, Any],
-) -> Iterator[tuple[Row, str]]:
+) -> Iterator[tuple[Contender, str]]:
     """The rows of one's own ideas in every setting that `plans` are for, each with the sha256 of the setting's weights.
     trajectories: what plan files must have been made for, as PipelineConfig.of_trajectories.
 
@@ -148,7 +148,7 @@ def own_rows(
             for strategy in chosen:
                 if isinstance(strategy.policy, PlanFile):
                     check_seeds(strategy.policy.saved, strategy.policy.file, num_images)
-                yield Row(setting, None, OWN, strategy.name, setting, *strategy[1:3]), checkpoint
+                yield Contender(setting, None, OWN, strategy.name, setting, *strategy[1:3]), checkpoint
         if len(refusals) == len(settings):
             raise InputError(f"{where} fits no setting; {next(iter(refusals))}: {next(iter(refusals.values()))}")
         for name, error in refusals.items():

@@ -29,7 +29,7 @@ from experiments.images import save_figure
 from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.planning import frontier_page
-from experiments.planning.contenders import Row, check_seeds, fewer_steps, own_rows, rows_of, setting_name
+from experiments.planning.contenders import Contender, check_seeds, fewer_steps, own_rows, rows_of, setting_name
 from experiments.planning.end_error import final_states, mean_psnr, squared_errors
 from experiments.runs.run import default_checkpoint
 from models.files import write_safetensors, write_text
@@ -107,7 +107,7 @@ class Frontier:
             for paths, row in by_files.items()
         ]
 
-    def consists_of(self, row: Row) -> dict[str, Any]:
+    def consists_of(self, row: Contender) -> dict[str, Any]:
         """The number of full, partial and null calls of a calibrated plan, as a key of its result."""
         if row.group != "calibrated":
             return {}
@@ -121,7 +121,7 @@ class Frontier:
         count = self.config.num_images
         return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
-    def path(self, row: Row, checkpoint: str, seeds: range) -> Path:
+    def path(self, row: Contender, checkpoint: str, seeds: range) -> Path:
         """The file of a row's result on some seeds."""
         evals = Sampler(row.sampler, self.model.diffusion).num_evals
         usual = FrontierConfig()
@@ -149,7 +149,7 @@ class Frontier:
         usual, ours = asdict(FrontierConfig()), asdict(self.config)
         return {name: ours[name] for name in names if ours[name] != usual[name]}
 
-    def measure(self, row: Row, checkpoint: str, seeds: range) -> dict[str, Any]:
+    def measure(self, row: Contender, checkpoint: str, seeds: range) -> dict[str, Any]:
         """Samples the seeds as the row says, and compares: with the solution as many of the first as have one."""
         if checkpoint != self.pipeline.unet.provenance.sha256:
             raise InputError(f"the plans in {self.config.plans} were made for other weights (sha256 "
