@@ -52,7 +52,7 @@ def test_it_runs_and_repeats_itself_bit_for_bit(network, tmp_path, policy, forec
     solver = Sampler(SamplerConfig(name=sampler, steps=steps, spacing="leading"), DiffusionConfig())
     settings = {"name": policy, **POLICY_SETTINGS[policy]}
     if policy == "plan":
-        SavedPlan(PLAN, {"name": "reuse"}, "", {}, list(solver.eval_timesteps)).save(tmp_path / "plan.json")
+        SavedPlan(PLAN, {"name": "reuse"}, "", {}, list(solver.eval_timesteps), {}).save(tmp_path / "plan.json")
         settings["file"] = str(tmp_path / "plan.json")
     foreign = forecaster == "fitted" and policy not in ("none", "explicit", "plan")
     for words in FORECASTER_SETTINGS[forecaster]:

@@ -234,9 +234,8 @@ def test_another_network_under_the_same_name_is_refused(model, tmp_path):
 
 def test_a_plan_file_may_move_but_not_change(model, tmp_path):
     def plan(file: str, entries: list) -> dict[str, str]:
-        SavedPlan(entries, {"name": "reuse"}, "", asdict(SamplerConfig(steps=4)), [750, 500, 250, 0]).save(
-            tmp_path / file
-        )
+        plan = SavedPlan(entries, {"name": "reuse"}, "", asdict(SamplerConfig(steps=4)), [750, 500, 250, 0], {})
+        plan.save(tmp_path / file)
         return {"policy.name": str(tmp_path / file), "num_images": 2}
 
     words = [word for word in words_of(model, tmp_path / "out") if not word.startswith("policy.")]

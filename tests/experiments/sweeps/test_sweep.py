@@ -14,6 +14,7 @@ from configs import InputError
 from experiments.rows import rows as rows_module
 from experiments.rows.measures import MEASURES
 from experiments.rows.results import Result
+from experiments.runs import world
 from experiments.sweeps import sweep
 from experiments.sweeps.contrasts import contrasts
 from experiments.sweeps.sweep import SweepConfig, axes, combinations, name_of, run, words
@@ -280,7 +281,7 @@ def test_values_given_twice_run_once(tmp_path):
 
 
 def test_images_are_judged_on_the_device_that_makes_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "pick_device", lambda name: torch.device("meta" if name == "auto" else name))
+    monkeypatch.setattr(world, "pick_device", lambda name: torch.device("meta" if name == "auto" else name))
     asked = []
     monkeypatch.setattr(sweep, "execute", lambda rows, out, judges: asked.append(judges.device))
     run(config_of(tmp_path, device="auto"))
