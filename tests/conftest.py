@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+torch.backends.cudnn.allow_tf32 = False  # as in the scripts: fp32 is fp32
+
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"
 

@@ -94,7 +94,7 @@ class _Work:
 
     def __init__(self, config: EvaluateConfig, world: World) -> None:
         self.config, self.world = config, world
-        self.device = world.device(config.device)
+        self.device = world.first_then_others(lambda: world.device(config.device))
         self.sets = open_sets(Path(config.folder).expanduser())
         if len({images.shape for images in self.sets}) > 1:
             raise InputError(f"the sets of samples in {config.folder} are of different sizes; name one of them")

@@ -182,7 +182,7 @@ def _judges(table: PaperTable, config: ReproduceConfig) -> Judges:
         data=config.data or ("mnist" if is_digits else None),
         inception=config.inception,
         clip=config.clip if has_scores else None,
-        device=str(join().device(config.device)),
+        device=str(join().first_then_others(lambda: join().device(config.device))),
     )
 
 

@@ -60,6 +60,10 @@ class FrontierConfig(PipelineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.compile:
+            raise InputError(
+                "adaptive policies, which are among what is compared, cannot be compiled; leave compile out"
+            )
         for name in ("num_images", "batch_size", "solution_steps", "solution_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")

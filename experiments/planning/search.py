@@ -62,6 +62,10 @@ class CalibrateConfig(SampleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.compile:
+            raise InputError(
+                "adaptive policies, which are among what is compared, cannot be compiled; leave compile out"
+            )
         if not 1 <= self.screening <= self.seeds:
             raise InputError(f"screening must lie in 1..seeds, not {self.screening} of {self.seeds}")
         if self.branches == []:

@@ -243,11 +243,18 @@ class _FailedElsewhere(Exception):  # noqa: N818  # control flow, never seen out
 def _describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, InputError):
         return {"kind": "input", "words": [str(error)]}
+    if isinstance(error, torch.OutOfMemoryError):
+        return {"kind": "memory", "words": [str(error)]}
     if isinstance(error, OSError):
         return {"kind": "os", "words": [error.errno, error.strerror or str(error), error.filename]}
     return {"kind": "other", "words": [f"{type(error).__name__}: {error}"]}
 
 
 def _rebuild(described: dict[str, Any]) -> Exception:
-    kinds: dict[str, type[Exception]] = {"input": InputError, "os": OSError, "other": RuntimeError}
+    kinds: dict[str, type[Exception]] = {
+        "input": InputError,
+        "memory": torch.OutOfMemoryError,
+        "os": OSError,
+        "other": RuntimeError,
+    }
     return kinds[described["kind"]](*described["words"])

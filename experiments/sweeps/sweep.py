@@ -69,7 +69,8 @@ def run(config: SweepConfig) -> Outcome:
     """
     world, out = join(), Path(config.out)
     if not config.only_render:
-        judges = Judges(config.data, config.inception, config.clip, str(world.device(config.device)))
+        device = world.first_then_others(lambda: world.device(config.device))
+        judges = Judges(config.data, config.inception, config.clip, str(device))
         judges.check_sources()
         wanted = list(combinations(config))
         world.first(lambda: begin(plan(config, wanted), out))

@@ -71,7 +71,7 @@ def work(request, tmp_path_factory):
         run |= {"guidance": {"scale": 3.0}, "prompt": "a cat"}
     for name, content in (("model", model), ("run", run)):
         configs.OmegaConf.save(content, folder / f"{name}.yaml")
-    return Workload(Case(run=str(folder / "run.yaml"), batch_size=2, branches=[1]))
+    return Workload(Case(run=str(folder / "run.yaml"), batch_size=2, branches=[1], device="cpu"))
 
 
 @pytest.mark.parametrize("task", [Task(), Task(1), Task(4), Task(None, 1), Task(1, 3)], ids=lambda task: task.name)

@@ -32,8 +32,10 @@ def save(folder, images: Tensor) -> str:
 
 
 def digits(seed: int, count: int = 20) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 1, 32, 32), dtype=torch.uint8, generator=generator)
+    """Blobs: of noise the classifier's features are all zero."""
+    coarse = torch.rand(count, 1, 5, 5, generator=torch.Generator().manual_seed(seed))
+    blobs = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic")
+    return ((blobs > 0.6) * 255).to(torch.uint8)
 
 
 @pytest.fixture
@@ -108,7 +110,8 @@ def test_without_inception_weights_digits_have_the_distance_of_their_classifier(
     assert list(result.values["samples"]) == ["FD-mnist_classifier"]
     assert result.missing == ["no fid, sfid, is, kid, prc: the Inception weights are not here"]
     line = judge(JudgeConfig(str(tmp_path / "samples"), data=str(tmp_path / "real.npz"))).splitlines()[2]
-    assert f"{result.values['samples']['FD-mnist_classifier']:.4g}" in line  # the judge's figure is the same
+    assert result.values["samples"]["FD-mnist_classifier"] > 0.1
+    assert f" {result.values['samples']['FD-mnist_classifier']:.4g} " in line  # the judge's figure is the same
     assert "FID" not in str(result).splitlines()[0]
 
 
@@ -202,7 +205,8 @@ def script(words: list[str], processes: int = 1) -> subprocess.CompletedProcess:
 def test_processes_share_the_work_and_change_no_bit(tmp_path):
     folder = save(tmp_path / "samples", digits(0, 30))
     np.savez(tmp_path / "real.npz", test_images=digits(1, 25)[:, 0].numpy())
-    words = [folder, f"reference={tmp_path / 'real.npz'}", "split=test", "metrics=[fd]", "batch_size=8"]
+    words = [folder, f"reference={tmp_path / 'real.npz'}", "split=test", "metrics=[fd]", "batch_size=8",
+             "device=cpu"]  # fmt: skip
     results = []
     for processes in (1, 2):
         done = script(words, processes)

@@ -66,6 +66,7 @@ def test_a_calibrated_plan_keeps_its_budget_and_says_where_it_comes_from(tiny, t
         ({"branches": [99]}, "branch 99 does not exist"),
         ({"branches": []}, "at least one candidate"),
         ({"trials": -1}, "trials must be at least 0"),
+        ({"compile": True}, "adaptive policies, which are among what is compared, cannot be compiled"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused(tmp_path, changed, sentence, calibration):

@@ -15,7 +15,7 @@ from configs import InputError
 from experiments.cli import main
 from experiments.runs import blocks
 from experiments.runs.run import SampleConfig, run
-from experiments.runs.world import World, join
+from experiments.runs.world import World, _describe, _rebuild, join
 
 TINY = """
 network: {resolution: 8, channels: 32, channel_mult: [1, 2], num_res_blocks: 1}
@@ -165,6 +165,13 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="more processes than the 2 GPUs"):
         World(2, 4).device("auto")
+
+
+def test_what_failed_elsewhere_fails_here_as_what_it_was():
+    for error in (InputError("no"), OSError(28, "full", "a"), torch.OutOfMemoryError("CUDA out of memory")):
+        again = _rebuild(_describe(error))
+        assert type(again) is type(error)
+        assert str(again) == str(error)
 
 
 def test_progress_of_a_process_alone_adds_up():
