@@ -6,55 +6,25 @@ The schema is code: every dataclass that appears in a YAML file is defined besid
 
 from __future__ import annotations
 
-import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import is_dataclass, make_dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from configs.errors import InputError, check_keys, nearest, one_of
+from configs.leaves import Leaf, dataclass_in, leaves_of, naming_misfits, type_hints
+
+__all__ = ["FOLDER", "ROOT", "InputError", "check_keys", "find", "nearest", "one_of", "parse", "parse_words", "read",
+           "to_mapping"]  # fmt: skip
+
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
-KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-KINDS_OF_LISTS = {int: "integers", float: "numbers", str: "texts", list: "lists", dict: "mappings"}
-# What OmegaConf raises about values: not only exceptions of its own.
-VALUE_ERRORS = (OmegaConfBaseException, TypeError, OverflowError)
 
 T = TypeVar("T")
-_hints = functools.cache(get_type_hints)  # of the same few dataclasses, again and again
-
-
-class InputError(ValueError):
-    """Something the user gave is wrong. The message is one sentence: what is wrong, and what would be right."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error sentence: the known name closest to `word`, then all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(known) or 'none'}"
-
-
-def one_of(value: str, known: Iterable[str], what: str) -> None:
-    """Raises InputError unless `value` is one of `known`."""
-    known = list(known)
-    if value not in known:
-        raise InputError(f"{what} {value!r} does not exist; {nearest(str(value), known)}")
-
-
-def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raises InputError for the first key of `given` that is not in `known`."""
-    known = list(known)
-    for key in given:
-        if key not in known:
-            raise InputError(f"{what} has no key {key!r}; {nearest(str(key), known)}")
 
 
 def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str]) -> T:
@@ -68,20 +38,20 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
     missing value.
     """
     merged = _blank(schema)
-    free_form = {key for key, hint in _hints(schema).items() if get_origin(hint) is dict}
+    free_form = {key for key, hint in type_hints(schema).items() if get_origin(hint) is dict}
     places = [where] * len(layers) if isinstance(where, str) else where
-    leaves: dict[str, _Leaf] = {}
+    leaves: dict[str, Leaf] = {}
     for given, place in zip(layers, places, strict=True):
         short = {key: {"name": given[key]} for key in free_form & given.keys() if isinstance(given[key], str)}
         layer = {**given, **short}
-        leaves |= {leaf.name: leaf for leaf in _leaves(schema, layer, place)}
-        with _naming_misfits(leaves, place):
+        leaves |= {leaf.name: leaf for leaf in leaves_of(schema, layer, place)}
+        with naming_misfits(leaves, place):
             afresh = [key for key in free_form & layer.keys() if _has_other_name(merged, key, layer[key])]
             merged = OmegaConf.merge(merged, layer)
             for key in afresh:
                 merged[key] = layer[key]
     first = where if isinstance(where, str) else where[0]
-    with _naming_misfits(leaves, first):
+    with naming_misfits(leaves, first):
         missing = OmegaConf.missing_keys(merged)
         if missing:
             raise InputError(f"{first} lacks {', '.join(sorted(missing))}")
@@ -132,16 +102,11 @@ def _hint(schema: Any, key: str) -> Any:
     """What a dataclass wants at a dotted key; None where it does not say."""
     hint = schema
     for name in key.split("."):
-        inner = _dataclass_in(hint)
+        inner = dataclass_in(hint)
         if inner is None:
             return None
-        hint = inner if get_origin(hint) is dict else _hints(inner).get(name)
+        hint = inner if get_origin(hint) is dict else type_hints(inner).get(name)
     return hint
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass of a hint that is one, or a list or mapping of it, or it or null."""
-    return next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
 
 
 def _named(word: dict[str, Any], given: DictConfig) -> dict[str, Any]:
@@ -186,95 +151,6 @@ def find(name: str | Path, folder: str = "") -> Path:
 def to_mapping(config: Any) -> dict[str, Any]:
     """An OmegaConf node as plain dicts, lists and scalars."""
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-
-
-class _Leaf(NamedTuple):
-    """One value of a layer that is no mapping of its own, and what the schema wants there."""
-
-    where: str
-    name: str
-    hint: Any
-    value: Any
-
-    @property
-    def fits(self) -> bool:
-        alone = OmegaConf.structured(make_dataclass("Alone", [("value", self.hint)]))
-        try:
-            OmegaConf.to_object(OmegaConf.merge(alone, {"value": self.value}))
-        except VALUE_ERRORS:
-            return False
-        return True
-
-    @property
-    def is_nested(self) -> bool:
-        """Are there lists or mappings in what should be a list of numbers or texts? OmegaConf takes them."""
-        lists = [part for part in (self.hint, *get_args(self.hint)) if get_origin(part) is list]
-        plain = any(get_args(part)[0] in KINDS for part in lists)
-        return plain and isinstance(self.value, list) and any(isinstance(one, list | Mapping) for one in self.value)
-
-    @property
-    def refusal(self) -> str:
-        wanted = _described(self.hint)
-        several = (
-            f"; of several the names: {self.name}.name=[…]" if wanted == NAMED and isinstance(self.value, list) else ""
-        )
-        return f"{self.where}: {self.name} must be {wanted}, not {self.value!r}{several}"
-
-
-NAMED = "a name, or a mapping of keys to values"
-
-
-def _described(hint: Any) -> str:
-    """What a hint wants, in words."""
-    if hint in KINDS:
-        return KINDS[hint]
-    inside = get_args(hint)
-    if get_origin(hint) is list:
-        kind = dict if is_dataclass(inside[0]) else get_origin(inside[0]) or inside[0]
-        return f"a list of {KINDS_OF_LISTS[kind]}" if kind in KINDS_OF_LISTS else "a list"
-    if get_origin(hint) is dict and inside[1] is Any:  # the name alone stands for it, see `parse`
-        return NAMED
-    if get_origin(hint) is dict or is_dataclass(hint):
-        return "a mapping of keys to values"
-    return " or ".join(map(_described, inside)) or str(hint).removeprefix("typing.")
-
-
-@contextmanager
-def _naming_misfits(leaves: Mapping[str, _Leaf], where: str) -> Iterator[None]:
-    """Raises InputError about the first leaf that is not of its type; OmegaConf's message does not always name it."""
-    try:
-        yield
-    except VALUE_ERRORS as error:
-        misfit = next((leaf for leaf in leaves.values() if not leaf.fits), None)
-        raise InputError(misfit.refusal if misfit else f"{where}: {str(error).splitlines()[0]}") from error
-
-
-def _leaves(schema: type, layer: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[_Leaf]:
-    """The leaves of `layer`. Raises InputError for a key that the schema does not have, since OmegaConf's message names
-    neither the nearest key nor the file, and for nested lists."""
-    hints = _hints(schema)
-    for key, value in layer.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            raise InputError(f"{where} has no key {name!r}; {nearest(name, [prefix + known for known in hints])}")
-        yield from _leaves_below(hints[key], value, where, name)
-
-
-def _leaves_below(hint: Any, value: Any, where: str, name: str) -> Iterator[_Leaf]:
-    inner = _dataclass_in(hint)
-    if inner is not None and get_origin(hint) is list and isinstance(value, list):  # list[dataclass]
-        for index, entry in enumerate(value):
-            yield from _leaves_below(inner, entry, where, f"{name}[{index}]")
-    elif inner is None or get_origin(hint) is list or not isinstance(value, Mapping):
-        leaf = _Leaf(where, name, hint, value)
-        if leaf.is_nested:
-            raise InputError(leaf.refusal)
-        yield leaf
-    elif get_origin(hint) is dict:  # dict[str, dataclass]
-        for key, entry in value.items():
-            yield from _leaves_below(inner, entry, where, f"{name}.{key}")
-    else:  # a dataclass, or one that may be null
-        yield from _leaves(inner, value, where, f"{name}.")
 
 
 def _has_other_name(merged: DictConfig, key: str, value: Any) -> bool:

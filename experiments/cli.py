@@ -58,31 +58,43 @@ def main(
             return
         keep_freed_memory()
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; by default a GPU's convolutions keep 10 bits of 23
-        first = words.pop(0) if words and "=" not in words[0] and (default or argument) else None
-        layers = {}
-        if default is not None:
-            layers[first or default] = read(first or default, Path(default).parent.name)
-        given = configs.parse_words(words, schema)
-        for key in given.keys() & replaced if first is None else ():
-            layers[default].pop(key, None)
-        for key in given.keys() & set(options.unused(schema)):
-            raise InputError(f"{key} changes nothing here; leave it out")
-        if argument is not None and first is not None:
-            given = {argument: first, **given}
-        layers["the command line"] = given
-        run(configs.parse(schema, *layers.values(), where=list(layers)))
+        run(_configuration(words, schema, default, argument, replaced))
     except InputError as error:
         fail(str(error))
     except torch.OutOfMemoryError as error:
-        size = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
-        fail(f"the memory of the GPU does not hold this{size and f' ({size} more were asked for)'}; take a smaller "
-             "batch_size, or precision=bf16")  # fmt: skip
+        fail(_out_of_memory(error))
     except KeyboardInterrupt:
         if is_first():
             print("interrupted; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+
+
+def _configuration(
+    words: Sequence[str], schema: type[T], default: str | None, argument: str | None, replaced: Sequence[str]
+) -> T:
+    """See main. Raises InputError for what is no configuration of this kind."""
+    takes_first = words and "=" not in words[0] and (default or argument)
+    first, words = (words[0], words[1:]) if takes_first else (None, words)
+    layers = {}
+    if default is not None:
+        layers[first or default] = read(first or default, Path(default).parent.name)
+    given = configs.parse_words(words, schema)
+    for key in given.keys() & replaced if first is None else ():
+        layers[default].pop(key, None)
+    for key in given.keys() & set(options.unused(schema)):
+        raise InputError(f"{key} changes nothing here; leave it out")
+    if argument is not None and first is not None:
+        given = {argument: first, **given}
+    layers["the command line"] = given
+    return configs.parse(schema, *layers.values(), where=list(layers))
+
+
+def _out_of_memory(error: torch.OutOfMemoryError) -> str:
+    size = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
+    return (f"the memory of the GPU does not hold this{size and f' ({size} more were asked for)'}; take a smaller "
+            "batch_size, or precision=bf16")  # fmt: skip
 
 
 def read(name: str, folder: str = "") -> dict[str, Any]:

@@ -47,9 +47,10 @@ class Engine:
 
     def __init__(self, config: EngineConfig, unet: UNet, num_timesteps: int = 1000) -> None:
         self.config = config
-        unet = unet.to(memory_format=memory_format(unet))
-        # A copy, of the module alone, is what is compiled: the network that was given stays as it is.
-        self.unet: UNet = copy.copy(unet) if config.engine == "plain" else fast(unet, num_timesteps)
+        if config.engine == "plain":  # a copy, of the module alone: what was given stays uncompiled
+            self.unet: UNet = copy.copy(unet.to(memory_format=memory_format(unet)))
+        else:
+            self.unet = fast(unet, num_timesteps)
         self._compile(self.unet)
 
     def layers(self, network: Network) -> Network:

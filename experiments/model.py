@@ -35,6 +35,14 @@ def model_config(name: str) -> ModelConfig:
     return _read(str(name), path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
+def default_checkpoint(model: str) -> str:
+    """The first that a model names. Raises InputError where it names none."""
+    named = model_config(model).checkpoints
+    if not named:
+        raise InputError(f"the model {model} names no checkpoint; give checkpoint=FILE, or checkpoint=random to try it")
+    return next(iter(named))
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is the first GPU where there is one, else the CPU."""
     if name == "auto":

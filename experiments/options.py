@@ -42,7 +42,7 @@ def describe(schema: type) -> str:
             lines += ["", f"{kind}=NAME, and the keys {kind}.KEY of each:"]
             lines += [_named(name, cls) for name, cls in registry.items()]
             if kind == "forecaster":
-                lines += [_text(f"auto: {(default_forecaster.__doc__ or '').split(PARAGRAPH)[1]}")]
+                lines += [_text(f"auto: {inspect.cleandoc(default_forecaster.__doc__ or '').split(PARAGRAPH)[-1]}")]
     return "\n".join(lines)
 
 

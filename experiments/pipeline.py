@@ -16,7 +16,7 @@ from caching import Cached, Fitted, PassCosts, cached_denoiser, pass_costs
 from configs import InputError
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import Strategy
-from experiments.model import model_config
+from experiments.model import default_checkpoint, model_config
 from experiments.precision import PRECISIONS, in_precision
 from experiments.prompts import read_prompts
 from models import ClassEmbedder, Parts, TextEncoder
@@ -198,9 +198,15 @@ class Pipeline:
 LABEL_STREAM = 1
 
 
-def load_pipeline(checkpoint: str, model: str, config: PipelineConfig, device: torch.device | str = "cpu") -> Pipeline:
-    """model: NAME in configs/models or a YAML file. Raises InputError as models.load_parts, and where conditions,
-    guidance, size or a recorded noise schedule do not fit the model."""
+def load_pipeline(
+    checkpoint: str | None, model: str, config: PipelineConfig, device: torch.device | str = "cpu"
+) -> Pipeline:
+    """checkpoint: None is the first that the model names. model: NAME in configs/models or a YAML file.
+
+    Raises InputError as models.load_parts, and where conditions,
+    guidance, size or a recorded noise schedule do not fit the model.
+    """
+    checkpoint = checkpoint or default_checkpoint(model)
     parts = models.load_parts(
         checkpoint, model, tokenizer=config.tokenizer, dtype=PRECISIONS[config.precision], device=device
     )

@@ -42,8 +42,8 @@ class Programs:
     does not divide evenly, runs as it would uncompiled.
     """
 
-    def __init__(self, run: Callable[..., Output], backend: str, memory_format: torch.memory_format) -> None:
-        self.backend, self.memory_format = backend, memory_format
+    def __init__(self, run: Callable[..., Output], backend: str, layout: torch.memory_format) -> None:
+        self.backend, self.layout = backend, layout
         self.seconds = 0.0  # spent on first calls, compiling
         self._run = run
         self._programs: dict[PassKey, Program] = {}
@@ -58,7 +58,7 @@ class Programs:
         key = branch, tuple(taps)
         if x.shape != self._shapes.setdefault(key, x.shape):
             return self._run(x, emb, context, branch, feature, taps)
-        x = x.contiguous(memory_format=self.memory_format)  # whatever layout the sampler's arithmetic left
+        x = x.contiguous(memory_format=self.layout)  # whatever layout the sampler's arithmetic left
         if key not in self._programs:
             self._programs[key] = self._compile(*key)
             return self._first(key, x, emb, context, feature)

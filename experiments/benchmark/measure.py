@@ -104,7 +104,8 @@ def build(work: Workload, variant: Variant, reference: dict[Task, Tensor]) -> Bu
         engine = CLASSES[variant.engine](work, variant)
     one = Built(variant, engine, calls_of(engine, [*reversed(trajectories), *passes]))
     with PeakMemory(work.device) as memory:
-        one.first_seconds = clock.WALL.seconds(lambda: next(iter(one.calls.values()))().cpu())  # waits for a GPU
+        first = next(iter(one.calls.values()))
+        one.first_seconds = clock.WALL.seconds(lambda: first().cpu())  # waits for a GPU
     if memory.peak is not None and weights.held is not None:
         one.peak_bytes = weights.held + memory.peak
     for task, call in one.calls.items():

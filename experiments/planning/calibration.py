@@ -27,7 +27,7 @@ from experiments.planning.naming import describe_forecaster, words
 from experiments.planning.search import CalibrateConfig, Search, Trial
 from experiments.planning.tuning import Tuned, tuned
 from experiments.reports.tables import markdown
-from experiments.runs.run import SampleConfig, default_checkpoint
+from experiments.runs.run import SampleConfig
 from samplers import Sampler
 
 
@@ -74,8 +74,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     """
     model = model_config(config.model)
     sampler = Sampler(config.sampler, model.diffusion)
-    checkpoint = config.checkpoint or default_checkpoint(config.model)
-    pipeline = load_pipeline(checkpoint, config.model, config, pick_device(config.device))
+    pipeline = load_pipeline(config.checkpoint, config.model, config, pick_device(config.device))
     budget = budget_of(config, pipeline, sampler)
     path = Path(config.plan or f"plans/{default_name(config, budget.limit)}.json")
     seeds = range(config.first_seed, config.first_seed + config.seeds)

@@ -12,7 +12,7 @@ from experiments.model import model_config, pick_device
 from experiments.pipeline import load_pipeline
 from experiments.planning import pictures
 from experiments.planning.drift import measure_drift
-from experiments.runs.run import SampleConfig, default_checkpoint
+from experiments.runs.run import SampleConfig
 from samplers import Sampler
 
 
@@ -35,8 +35,7 @@ def draw_features(config: FeaturesConfig) -> str:
     sampler = Sampler(config.sampler, model.diffusion)
     if sampler.num_evals < 2:
         raise InputError("features drift from one network evaluation to the next; take sampler.steps of at least 2")
-    checkpoint = config.checkpoint or default_checkpoint(config.model)
-    pipeline = load_pipeline(checkpoint, config.model, config, pick_device(config.device))
+    pipeline = load_pipeline(config.checkpoint, config.model, config, pick_device(config.device))
     inner = pipeline.unet.num_branches - 1
     branches = config.branches or sorted({*range(0, inner, 4), inner})
     for branch in branches:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from glob import glob
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import configs
-from caching import NULL, Plan, SavedPlan, load_plan, pass_costs
+from caching import NULL, Plan, PlanFile, SavedPlan, pass_costs
 from configs import InputError
 from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy
@@ -31,7 +31,7 @@ from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.planning import frontier_page
 from experiments.planning.contenders import Contender, check_seeds, fewer_steps, own_rows, rows_of, setting_name
 from experiments.planning.end_error import final_states, mean_psnr, squared_errors
-from experiments.runs.run import default_checkpoint
+from experiments.planning.tuning import check_uncompiled
 from models.files import write_safetensors, write_text
 from samplers import Sampler, SamplerConfig
 
@@ -60,10 +60,7 @@ class FrontierConfig(PipelineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compile:
-            raise InputError(
-                "adaptive policies, which are among what is compared, cannot be compiled; leave compile out"
-            )
+        check_uncompiled(self)
         for name in ("num_images", "batch_size", "solution_steps", "solution_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -81,15 +78,13 @@ class Frontier:
         self.out = Path(config.out)
         self.plans = read_plans(config)
         self.rows = [(row, plan.checkpoint) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
-        self.rows += own_rows(
-            config.also, self.plans, self.model, config.num_images, config.of_trajectories(self.model.diffusion)
-        )
+        trajectories = config.of_trajectories(self.model.diffusion)
+        self.rows += own_rows(config.also, self.plans, self.model, config.num_images, trajectories)
 
     @cached_property
     def pipeline(self) -> Pipeline:
         """Loaded when a row has to be run, not before."""
-        checkpoint = self.config.checkpoint or default_checkpoint(self.config.model)
-        return load_pipeline(checkpoint, self.config.model, self.config, pick_device(self.config.device))
+        return load_pipeline(self.config.checkpoint, self.config.model, self.config, pick_device(self.config.device))
 
     def run(self) -> str:
         """Runs what is missing, then writes tables and picture -> the summary of them."""
@@ -149,9 +144,10 @@ class Frontier:
     @cached_property
     def changed(self) -> dict[str, Any]:
         """The settings of the network that are not the defaults, which go without saying in the names of files."""
-        names = ["model", *(each.name for each in fields(PipelineConfig))]
-        usual, ours = asdict(FrontierConfig()), asdict(self.config)
-        return {name: ours[name] for name in names if ours[name] != usual[name]}
+        usual, ours = (
+            {"model": config.model, **asdict(config.of_images)} for config in (FrontierConfig(), self.config)
+        )
+        return {name: value for name, value in ours.items() if value != usual[name]}
 
     def measure(self, row: Contender, checkpoint: str, seeds: range) -> dict[str, Any]:
         """Samples the seeds as the row says, and compares: with the solution as many of the first as have one."""
@@ -206,11 +202,12 @@ def read_plans(config: FrontierConfig) -> list[SavedPlan]:
     Raises InputError where there is none, for a file that does not say how it was found, and for a plan that was
     calibrated on seeds it would be evaluated on, or for other guidance, size or noise schedule.
     """
-    model = Path(config.model).stem
+    model, trajectories = Path(config.model).stem, config.of_trajectories(model_config(config.model).diffusion)
     plans, others = [], set()
     files = glob(f"{config.plans}/*" if Path(config.plans).is_dir() else config.plans)
     for path in sorted(path for path in files if path.endswith(".json")):  # what was measured lies beside them
-        plan = load_plan(path)
+        file = PlanFile(path)
+        plan = file.saved
         if lacking := {"model", "budget", "compared", "uniform"} - plan.record.keys():
             raise InputError(f"{path} does not say how it was found (its record lacks {min(lacking)}); here go files "
                              "that scripts/calibrate.py wrote, others into also=[{policy: FILE.json}]")  # fmt: skip
@@ -218,15 +215,7 @@ def read_plans(config: FrontierConfig) -> list[SavedPlan]:
             others.add(plan.record["model"])
             continue
         check_seeds(plan, path, config.num_images)
-        try:
-            plan.check(
-                plan.checkpoint,
-                plan.sampler,
-                plan.timesteps,
-                config.of_trajectories(model_config(config.model).diffusion),
-            )
-        except InputError as error:
-            raise InputError(f"{path} does not fit: {error}") from error
+        file.check(plan.checkpoint, plan.sampler, plan.timesteps, trajectories)
         plans.append(plan)
     if not plans:
         hint = f"give model={min(others)} for those that are" if others else "scripts/calibrate.py writes them"

@@ -34,6 +34,7 @@ from experiments.pipeline import Pipeline
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr
 from experiments.planning.fitting import fit
+from experiments.planning.tuning import check_uncompiled
 from experiments.runs.batch_size import AUTO
 from experiments.runs.run import SampleConfig
 from samplers import Sampler
@@ -62,10 +63,7 @@ class CalibrateConfig(SampleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compile:
-            raise InputError(
-                "adaptive policies, which are among what is compared, cannot be compiled; leave compile out"
-            )
+        check_uncompiled(self)
         if not 1 <= self.screening <= self.seeds:
             raise InputError(f"screening must lie in 1..seeds, not {self.screening} of {self.seeds}")
         if self.branches == []:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from caching import Adaptive, AdaptivePolicy, Budget, Forecaster, Lagrange, Reuse, Threshold
+from configs import InputError
+from experiments.engine import EngineConfig
 from experiments.planning.end_error import EndError, mean_psnr
 from experiments.planning.naming import describe_adaptive, describe_forecaster
 
@@ -32,6 +34,12 @@ class Tuned(NamedTuple):
             "price": self.price,
             "psnr": self.psnr,
         }
+
+
+def check_uncompiled(config: EngineConfig) -> None:
+    """Raises InputError where passes are to be compiled whole, in the middle of which adaptive policies decide."""
+    if config.compile:
+        raise InputError("adaptive policies, which are among what is compared, cannot be compiled; leave compile out")
 
 
 def tuned(error: EndError, budget: Budget, branch: int, interval: int, count: int) -> Iterator[Tuned]:

@@ -17,11 +17,11 @@ from configs import InputError
 from experiments.digest import file_digest, json_digest
 from experiments.evaluation.sets import open_sets
 from experiments.grid import default_forecaster, folder_name, strategies
-from experiments.model import model_config
+from experiments.model import default_checkpoint, model_config
 from experiments.rows.judging import DISTANCES, Judges
 from experiments.rows.pricing import costs_of, only_strategy
 from experiments.rows.results import Result, as_text, load_result
-from experiments.runs.run import SampleConfig, default_checkpoint, run, sampler_of
+from experiments.runs.run import SampleConfig, run, sampler_of
 from experiments.runs.summary import Summary, count_calls
 from experiments.runs.world import World, join
 from models import reading

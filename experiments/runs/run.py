@@ -101,7 +101,7 @@ def prepare(config: SampleConfig, world: World) -> Job:
         give_back(device)  # what an earlier run compiled refers to itself, and waits for the collector
     chosen = compared(config)
     sampler = sampler_of(config)
-    pipeline = load_pipeline(config.checkpoint or default_checkpoint(config.model), config.model, config, device)
+    pipeline = load_pipeline(config.checkpoint, config.model, config, device)
     for strategy in chosen:
         if isinstance(strategy.policy, PlanFile):
             digest = pipeline.unet.provenance.sha256
@@ -144,20 +144,21 @@ def begin(job: Job, seeds: range) -> list[Task]:
                          f"depends on the others that were asked for; a smaller batch_size is quicker")  # fmt: skip
     if tasks and (slow := emulation_warning(job.pipeline.config.precision, job.pipeline.device)):
         sentences.append(slow)
-    if tasks and len(tasks) < blocks:
-        sentences += _made_elsewhere(job, seeds, tasks)
+    if tasks and len(tasks) < blocks and (other := _made_elsewhere(job, seeds, tasks)):
+        sentences.append(other)
     for sentence in sentences:
         print(sentence, file=sys.stderr)
     return tasks
 
 
-def _made_elsewhere(job: Job, seeds: range, tasks: Sequence[Task]) -> Iterator[str]:
-    """Says where images that are kept differ by rounding from what would be made of their seeds here."""
+def _made_elsewhere(job: Job, seeds: range, tasks: Sequence[Task]) -> str | None:
+    """A sentence where images that are kept differ by rounding from what would be made of their seeds here."""
     left, here = {task.block for task in tasks}, environment(job.pipeline)["device"]
     kept = next(block for block in job.folder.blocks(seeds) if block not in left)
     there = job.folder.record(kept).environment["device"]
-    if there != here:
-        yield f"what is there was made on {there}, which rounds otherwise than {here}, where the rest is made"
+    if there == here:
+        return None
+    return f"what is there was made on {there}, which rounds otherwise than {here}, where the rest is made"
 
 
 def output_folder(
@@ -194,14 +195,6 @@ def meant_by_auto(chosen: Sequence[Strategy], sampler: Sampler) -> Any:
     forecasting = [s.policy for s in chosen if not isinstance(s.policy, NoCache | PlanFile)]
     each = [default_forecaster(policy, sampler) for policy in forecasting]
     return each[0] if each and all(settings == each[0] for settings in each) else each
-
-
-def default_checkpoint(model: str) -> str:
-    """The first that a model names. Raises InputError where it names none."""
-    named = model_config(model).checkpoints
-    if not named:
-        raise InputError(f"the model {model} names no checkpoint; give checkpoint=FILE, or checkpoint=random to try it")
-    return next(iter(named))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
