@@ -27,14 +27,15 @@ from caching.plan import (
     partial_between,
     refreshed,
 )
-from caching.policies import POLICIES, Explicit, Nested, NoCache, Nonuniform, Policy, Uniform, register
+from caching.policies import POLICIES, Explicit, Nested, NoCache, Nonuniform, Policy, Uniform, plan_of, register
 from caching.saved import PlanFile, SavedPlan, load_plan, make_policy
 from caching.schedules import drift_threshold, least_drift
 from caching.search import Budget, Shape, neighbour, shapes
 from caching.store import FeatureStore, ImageStore
 
 __all__ = [
-    "POLICIES", "Explicit", "Nested", "NoCache", "Nonuniform", "Policy", "Uniform", "make_policy", "register",
+    "POLICIES", "Explicit", "Nested", "NoCache", "Nonuniform", "Policy", "Uniform", "make_policy", "plan_of",
+    "register",
     "Budget", "drift_threshold", "least_drift", "neighbour", "Shape", "shapes",
     "NULL", "Depth", "Plan", "cached_branches", "check_plan", "describe", "full_evals", "partial_between", "refreshed",
     "FORECASTERS", "Fitted", "Forecaster", "Lagrange", "Moment", "Reuse", "Taylor", "make_forecaster",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from caching.adaptive import AdaptivePolicy, Probe
 from caching.denoiser import CachedDenoiser, check_under_way, moments, same_shape
-from caching.forecast import Forecaster, Moment
+from caching.forecast import Forecaster, Moment, history_of, weights_of
 from caching.plan import Depth, Plan
 from caching.policies import Policy
 from caching.store import ImageStore, beside
@@ -37,7 +37,7 @@ class AdaptiveDenoiser:
     def __init__(self, unet: UNet, policy: AdaptivePolicy, forecaster: Forecaster, rows_per_image: int = 1) -> None:
         self.unet, self.policy, self.rows_per_image = unet, policy, rows_per_image
         self.forecaster = forecaster
-        self.store = ImageStore(forecaster.history)
+        self.store = ImageStore(history_of(forecaster))
         self.evaluations = 0  # calls made so far in this trajectory
         self._num_evals = 0
         self._moments: list[Moment] = []
@@ -134,7 +134,7 @@ class AdaptiveDenoiser:
         for history in set(histories):
             stored = [self._moments[evaluation] for evaluation in history]
             is_fresh = history[0] == self.evaluations
-            weights[history] = [1.0] if is_fresh else self.forecaster.weights(stored, now, self.policy.branch)
+            weights[history] = [1.0] if is_fresh else weights_of(self.forecaster, stored, now, self.policy.branch)
         return [weights[history] for history in histories]
 
     def _images_of(self, num_rows: int) -> list[_Image]:

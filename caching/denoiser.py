@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from caching.adaptive import AdaptivePolicy
-from caching.forecast import Forecaster, Moment, combine
+from caching.forecast import Forecaster, Moment, combine, history_of, weights_of
 from caching.plan import NULL, Depth, Plan, cached_branches, check_plan, refreshed
-from caching.policies import Policy
+from caching.policies import Policy, plan_of
 from caching.store import FeatureStore
 from configs import InputError
 from models import UNet
@@ -41,7 +41,7 @@ class CachedDenoiser:
                              "denoiser of any policy")  # fmt: skip
         self.unet, self.policy = unet, policy
         self.forecaster = forecaster
-        self.store = FeatureStore(forecaster.history)
+        self.store = FeatureStore(history_of(forecaster))
         self.plan: Plan = ()
         self.branches: tuple[int, ...] = ()  # at which this trajectory keeps features, outermost first
         self._moments: list[Moment] = []
@@ -58,7 +58,7 @@ class CachedDenoiser:
         """
         self.plan, self._trace, self._shape = (), [], None  # whatever is refused below, nothing old goes on
         self.store.reset()
-        plan = self.policy.plan(num_evals)
+        plan = plan_of(self.policy, num_evals)
         check_plan(plan, num_evals, self.unet.num_branches)
         self._moments = moments(num_evals, log_snr, at)
         self.plan = plan if at is None else deferred(plan, at)
@@ -110,7 +110,7 @@ class CachedDenoiser:
     def _forecast(self, branch: int, now: int) -> Feature:
         evaluations, features = self.store.read(branch)
         stored = [self._moments[evaluation] for evaluation in evaluations]
-        return combine(self.forecaster.weights(stored, self._moments[now], branch), features)
+        return combine(weights_of(self.forecaster, stored, self._moments[now], branch), features)
 
 
 def moments(num_evals: int, log_snr: Sequence[float] | None, at: Sequence[int] | None = None) -> list[Moment]:

@@ -51,9 +51,33 @@ class Forecaster(Protocol):
         ...
 
 
-FORECASTERS = Registry("forecaster")
+# "auto" is what configurations call the one that suits a policy (experiments/grid.py).
+FORECASTERS = Registry("forecaster", interfaces=[("history", "weights")], reserved=["auto"])
 register_forecaster = FORECASTERS.register
 make_forecaster = FORECASTERS.make
+
+
+def history_of(forecaster: Forecaster) -> int:
+    """How many features a forecaster, whoever wrote it, wants kept. Raises InputError where that is no such number."""
+    history = forecaster.history
+    if not isinstance(history, int) or history < 1:
+        raise InputError(f"{type(forecaster).__name__}.history is {history!r}; it must be a whole number from 1 on, "
+                         "the features that a branch keeps")  # fmt: skip
+    return history
+
+
+def weights_of(forecaster: Forecaster, stored: Sequence[Moment], now: Moment, branch: int) -> list[float]:
+    """A forecaster's weights, whoever wrote it. Raises InputError where they are not one finite number for each of
+    `stored`."""
+    weights = forecaster.weights(stored, now, branch)
+    try:
+        numbers = [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != len(stored) or not all(map(math.isfinite, numbers)):
+        raise InputError(f"{type(forecaster).__name__}.weights gives {weights!r} for {len(stored)} stored features at "
+                         f"evaluation {now.evaluation}; it must give one finite number for each")  # fmt: skip
+    return numbers
 
 
 @register_forecaster("reuse")
@@ -182,10 +206,7 @@ def distinct(stored: Sequence[Moment], clock: str) -> tuple[list[float], list[in
 
 def combine(weights: Sequence[float], features: Sequence[Feature]) -> Feature:
     """Σ w_k F_k, part by part where features have several. A feature taken as it is comes back itself, without a copy
-    or a rounding. Raises InputError where there is not one weight for each feature."""
-    if len(weights) != len(features):
-        raise InputError(f"the forecaster gives {len(weights)} weights for {len(features)} stored features; `weights` "
-                         "must return one for each of `stored`")  # fmt: skip
+    or a rounding."""
     if weights[0] == 1 and not any(weights[1:]):
         return features[0]
     return each(lambda *tensors: _combine(weights, tensors), *features)

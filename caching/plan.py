@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,8 +16,14 @@ NULL = -1
 
 
 def partial_between(full: Iterable[int], branch: int, num_evals: int) -> Plan:
-    """The plan with full passes at the evaluations `full` and partial passes at `branch` everywhere else."""
-    full = set(full)
+    """The plan with full passes at the evaluations `full` and partial passes at `branch` everywhere else.
+
+    Raises InputError for an entry of `full` that is no evaluation: a full pass would silently be missing.
+    """
+    full = list(full)
+    outside = next((i for i in full if i not in range(num_evals)), None)
+    if outside is not None:
+        raise InputError(f"full pass {outside} is not an evaluation; the sampler makes 0..{num_evals - 1}")
     return tuple(None if i in full else branch for i in range(num_evals))
 
 
@@ -25,11 +32,18 @@ def full_evals(plan: Plan) -> tuple[int, ...]:
     return tuple(i for i, depth in enumerate(plan) if depth is None)
 
 
-def check_entries(entries: Iterable[Any]) -> None:
-    """Raises InputError unless these, from a file or a command line, are depths."""
-    for entry in entries:
-        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, int)):
-            raise InputError(f"an entry of a plan is null (a full pass) or a branch number, not {entry!r}")
+def as_plan(entries: Iterable[Any]) -> Plan:
+    """Entries from a file, a command line or a policy as a plan of plain numbers. Raises InputError for one that is no
+    depth."""
+    return tuple(_as_depth(entry) for entry in entries)
+
+
+def _as_depth(entry: Any) -> Depth:
+    try:
+        # A bool is an integer to Python; whole numbers of NumPy and PyTorch are not, but know which one they are.
+        return entry if entry is None else operator.index(None if isinstance(entry, bool) else entry)
+    except TypeError:
+        raise InputError(f"an entry of a plan is null (a full pass) or a branch number, not {entry!r}") from None
 
 
 def check_plan(plan: Plan, num_evals: int, num_branches: int) -> None:

@@ -15,12 +15,13 @@ write the class and register it:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from caching.plan import NULL, Depth, Plan, check_entries, partial_between
+from caching.plan import NULL, Depth, Plan, as_plan, partial_between
 from caching.registry import Registry
 from configs import InputError
 
@@ -33,8 +34,17 @@ class Policy(Protocol):
         ...
 
 
-POLICIES = Registry("policy")
+POLICIES = Registry("policy", interfaces=[("plan",), ("branch", "due")])  # the second is AdaptivePolicy's
 register = POLICIES.register
+
+
+def plan_of(policy: Policy, num_evals: int) -> Plan:
+    """What a policy plans, whoever wrote it, as plain numbers. Raises InputError where that is no plan."""
+    entries = policy.plan(num_evals)
+    if not isinstance(entries, Iterable) or isinstance(entries, str):
+        raise InputError(f"{type(policy).__name__}.plan gives {entries!r}; it must give one entry per network "
+                         "evaluation, None (a full pass) or a branch number")  # fmt: skip
+    return as_plan(entries)
 
 
 @register("none")
@@ -153,15 +163,11 @@ class Explicit:
     def __post_init__(self) -> None:
         if (self.entries is None) == (self.full is None) or (self.full is None) != (self.branch is None):
             raise InputError("an explicit policy has either `entries`, or `full` together with `branch`")
-        check_entries(self.entries or [])
+        as_plan(self.entries or [])
 
     def plan(self, num_evals: int) -> Plan:
         if self.entries is not None:
-            entries: tuple[Depth, ...] = tuple(self.entries)
-            return entries
-        outside = [i for i in self.full or [] if not 0 <= i < num_evals]
-        if outside:
-            raise InputError(f"full pass {outside[0]} is not an evaluation; the sampler makes 0..{num_evals - 1}")
+            return as_plan(self.entries)
         return partial_between(self.full or [], self.branch or 0, num_evals)
 
 

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import configs
+from configs import InputError
 
 T = TypeVar("T", bound=type)
 
 
 class Registry(dict[str, type]):
-    """The dataclasses of one kind, by name."""
+    """The dataclasses of one kind, by name.
 
-    def __init__(self, kind: str) -> None:
+    interfaces: the attributes that a class must have, those of one of these at the least. reserved: names that mean
+      something else.
+    """
+
+    def __init__(self, kind: str, interfaces: Sequence[Sequence[str]], reserved: Collection[str] = ()) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.interfaces, self.reserved = kind, interfaces, reserved
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Makes a dataclass available to configuration files under `name`."""
+        """Makes a dataclass available to configuration files under `name`.
+
+        Raises InputError for a class that is no dataclass or lacks what its kind must have, and for a name that has a
+        meaning: two classes of one name would be mistaken for each other in everything that was made with them. (The
+        same module may define its own classes anew, as notebooks do.)
+        """
 
         def add(cls: T) -> T:
+            self._check_class(name, cls)
+            self._check_name(name, cls)
             self[name] = cls
             return cls
 
@@ -39,3 +51,21 @@ class Registry(dict[str, type]):
         cls, where = self[name], f"the {self.kind} {name!r}"
         configs.check_keys(settings, [field.name for field in fields(cls)], where)
         return configs.parse(cls, settings, where=where)
+
+    def _check_class(self, name: str, cls: type) -> None:
+        if not is_dataclass(cls):
+            raise InputError(f"the {self.kind} {name!r}, class {cls.__name__}, is no dataclass; put "
+                             "@dataclass(frozen=True) right above it, below the registration")  # fmt: skip
+        known = {*dir(cls), *(field.name for field in fields(cls))}
+        if not any(known.issuperset(interface) for interface in self.interfaces):
+            wanted = ", or ".join(" and ".join(map(repr, interface)) for interface in self.interfaces)
+            raise InputError(f"the {self.kind} {name!r}, class {cls.__name__}, lacks what a {self.kind} must have: "
+                             f"{wanted}")  # fmt: skip
+
+    def _check_name(self, name: str, cls: type) -> None:
+        if name in self.reserved or name.endswith(".json"):
+            raise InputError(f"no {self.kind} can be called {name!r}, which has another meaning; take another name")
+        taken = self.get(name)
+        if taken is not None and taken.__module__ != cls.__module__:
+            raise InputError(f"there is a {self.kind} {name!r} already, {taken.__module__}.{taken.__qualname__}; take "
+                             "another name")  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import configs
 from caching.adaptive import AdaptivePolicy
 from caching.forecast import Forecaster, make_forecaster
-from caching.plan import Plan, check_entries
+from caching.plan import Plan, as_plan
 from caching.policies import POLICIES, Policy, register
 from configs import InputError
 from models.files import write_text
@@ -33,7 +33,7 @@ class SavedPlan:
     record: dict[str, Any] = field(default_factory=dict)  # how it was found: seeds, errors, MACs
 
     def __post_init__(self) -> None:
-        check_entries(self.entries)
+        as_plan(self.entries)
         if len(self.entries) != len(self.timesteps):
             raise InputError(f"the plan has {len(self.entries)} entries for {len(self.timesteps)} network evaluations")
 

@@ -25,6 +25,7 @@ from caching import (
     full_evals,
     make_forecaster,
     make_policy,
+    plan_of,
 )
 from configs import InputError
 from samplers import Sampler
@@ -88,7 +89,7 @@ def default_forecaster(policy: Policy | AdaptivePolicy, sampler: Sampler) -> dic
     if isinstance(policy, AdaptivePolicy):
         refreshes, outermost = sampler.num_evals // 3, policy.branch  # how often, it decides on the way
     else:
-        plan = policy.plan(sampler.num_evals)
+        plan = plan_of(policy, sampler.num_evals)
         refreshes, outermost = len(full_evals(plan)), min(cached_branches(plan), default=0)
     if refreshes < outermost:
         return {"name": "reuse"}

@@ -7,8 +7,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from configs import InputError
+from experiments.digest import json_digest
 
 
 def load(files: Sequence[str]) -> None:
@@ -20,13 +22,25 @@ def load(files: Sequence[str]) -> None:
         path = Path(file)
         if path.suffix != ".py" or not path.is_file():
             raise InputError(f"import={file} is no Python file; name one that registers policies or forecasters")
-        spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
+        name = f"imported_{path.stem}_{json_digest(str(path.resolve()))[:8]}"  # files of two folders may share a name
+        spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # where dataclasses look up the types of their fields
         try:
             spec.loader.exec_module(module)
+        except InputError as error:
+            raise InputError(f"{path}{_line(path, error)}: {error}") from error
         except Exception as error:
             raise InputError(f"{path}{_line(path, error)} fails with {type(error).__name__}: {error}") from error
+
+
+def code_of(*classes: type) -> dict[str, Any]:
+    """What the results of policies and forecasters depend on besides their settings. Of the user's own it is the files
+    that define them, whose formulas are edited between one run and the next; of this project's, nothing."""
+    modules = {sys.modules.get(cls.__module__) for cls in classes if cls.__module__.partition(".")[0] != "caching"}
+    files = {Path(module.__file__) for module in modules if getattr(module, "__file__", None)}
+    digests = sorted(json_digest(file.read_text(encoding="utf-8")) for file in files)
+    return {"code": digests[0] if len(digests) == 1 else digests} if digests else {}
 
 
 def _line(path: Path, error: Exception) -> str:

@@ -8,7 +8,7 @@ Your own policies and forecasters, in the settings of the plans there (100, 50 a
   python scripts/frontier.py import=FILE.py out=outputs/frontier \\
       'also=[{policy: {name: uniform, interval: [3,5,10], branch: 1}, forecaster: damped}, {policy: warmup}]'
 On two cores that is ten minutes for the uncached images and the exact solution, which are kept, and about three for
-every policy. A part of the settings is quicker, e.g. 'plans=docs/frontier/plans/ddim20-*'.
+every policy. A part of the settings is quicker, e.g. with 'plans=docs/frontier/plans/ddim20-*'.
 Plans that scripts/calibrate.py found, among everything else at their cost:
   python scripts/frontier.py plans=plans out=outputs/frontier
 For a budget that docs/frontier has, as after scripts/calibrate.py policy.interval=5 policy.branch=1 (or 3, or 10), all

@@ -14,6 +14,7 @@ from caching import (
     describe,
     make_policy,
     pass_costs,
+    plan_of,
 )
 from configs import InputError
 from experiments.digest import json_digest
@@ -130,7 +131,7 @@ def budget_of(config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler) -> 
     if isinstance(policy, AdaptivePolicy):
         raise InputError(f"what {config.policy['name']} costs shows during sampling alone; name a budget, e.g. "
                          "budget=0.35")  # fmt: skip
-    plan = policy.plan(sampler.num_evals)
+    plan = plan_of(policy, sampler.num_evals)
     check_plan(plan, sampler.num_evals, pipeline.unet.num_branches)
     return Budget(costs, 1 / costs.speedup(plan))
 

@@ -24,11 +24,13 @@ from caching import (
     check_plan,
     make_forecaster,
     make_policy,
+    plan_of,
 )
 from configs import InputError
 from experiments.grid import Strategy, label, strategies
 from experiments.model import ModelConfig
-from experiments.planning.naming import code_of, describe_adaptive, describe_forecaster, words
+from experiments.planning.naming import describe_adaptive, describe_forecaster, words
+from experiments.plugins import code_of
 from samplers import DiffusionConfig, Sampler, SamplerConfig
 
 OWN = "yours"
@@ -55,7 +57,7 @@ class Contender:
         del what["policy"]
         if isinstance(self.policy, AdaptivePolicy):
             return what | {"policy": describe_adaptive(self.policy) | code_of(type(self.policy))}
-        return what | {"plan": self.policy.plan(num_evals)}
+        return what | {"plan": plan_of(self.policy, num_evals)}
 
 
 def rows_of(saved: SavedPlan, diffusion: DiffusionConfig) -> Iterator[Contender]:
@@ -174,4 +176,4 @@ def _check_fit(
     if isinstance(strategy.policy, PlanFile):
         strategy.policy.check(checkpoint, asdict(sampler.config), sampler.eval_timesteps, trajectories)
     if not isinstance(strategy.policy, AdaptivePolicy):
-        check_plan(strategy.policy.plan(sampler.num_evals), sampler.num_evals, num_branches)
+        check_plan(plan_of(strategy.policy, sampler.num_evals), sampler.num_evals, num_branches)

@@ -18,7 +18,8 @@ from caching import AdaptivePolicy, Depth, Explicit, Forecaster, Plan, Policy
 from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline
-from experiments.planning.naming import code_of, describe_forecaster
+from experiments.planning.naming import describe_forecaster
+from experiments.plugins import code_of
 from experiments.runs.sampling import Run, batches, sample_batch
 from samplers import Sampler
 

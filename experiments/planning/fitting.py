@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from caching import NULL, CachedDenoiser, Explicit, Fitted, Forecaster, Plan, Policy
+from caching.forecast import weights_of
 from experiments.pipeline import Pipeline
 from experiments.runs.sampling import Run, batches, sample_batch
 from models import UNet
@@ -45,7 +46,7 @@ class Teacher(CachedDenoiser):
     def _observe(self, branch: int, now: int, truth: Tensor) -> None:
         evaluations, features = self.store.read(branch)
         stored = [self._moments[evaluation] for evaluation in evaluations]
-        prior = np.array(self.forecaster.weights(stored, self._moments[now], branch))
+        prior = np.array(weights_of(self.forecaster, stored, self._moments[now], branch))
         rows = torch.stack([feature.flatten() for feature in (*features, truth)]).double()
         products = (rows @ rows.T).cpu().numpy()
         key = f"{now}:{branch}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from glob import glob
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import configs
-from caching import NULL, Plan, PlanFile, SavedPlan, pass_costs
+from caching import NULL, Plan, PlanFile, SavedPlan, pass_costs, plan_of
 from configs import InputError
 from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy
@@ -69,11 +69,12 @@ class FrontierConfig(PipelineConfig):
 class Frontier:
     """The rows of one checkpoint, measured or read.
 
-    Raises InputError where there are no plans, or they cannot be evaluated on these seeds, and for an entry of `also`
-    that fits none of their settings.
+    Raises InputError where there are no plans, or they cannot be evaluated on these seeds, for an entry of `also` that
+    fits none of their settings, and where anything but the default is to go to docs/frontier.
     """
 
     def __init__(self, config: FrontierConfig) -> None:
+        _check_out(config)
         self.config, self.model = config, model_config(config.model)
         self.out = Path(config.out)
         self.plans = read_plans(config)
@@ -110,7 +111,7 @@ class Frontier:
         """The number of full, partial and null calls of a calibrated plan, as a key of its result."""
         if row.group != "calibrated":
             return {}
-        plan = row.policy.plan(Sampler(row.sampler, self.model.diffusion).num_evals)
+        plan = plan_of(row.policy, Sampler(row.sampler, self.model.diffusion).num_evals)
         full, null = plan.count(None), plan.count(NULL)
         return {"calls": (full, len(plan) - full - null, null)}
 
@@ -194,6 +195,17 @@ class Frontier:
         total = len(seeds) * len(sampler.table)
         with tqdm(total=total, unit="image step", unit_scale=True, desc=strategy.name, leave=False) as bar:
             return final_states(self.pipeline, sampler, strategy, seeds, self.config.batch_size, bar)
+
+
+def _check_out(config: FrontierConfig) -> None:
+    """Raises InputError for what would put another table and picture in the place of those in docs/frontier."""
+    usual = FrontierConfig()
+    in_full = replace(config, plans=str(Path(config.plans).resolve()), out=str(Path(config.out).resolve()))
+    differing = (each.name for each in fields(usual) if getattr(in_full, each.name) != getattr(usual, each.name))
+    changed = [name for name in differing if name != "device"]
+    if changed and "out" not in changed:
+        raise InputError(f"{usual.out} holds the frontier of all plans there; with another {changed[0]} give "
+                         "out=FOLDER, e.g. out=outputs/frontier")  # fmt: skip
 
 
 def read_plans(config: FrontierConfig) -> list[SavedPlan]:

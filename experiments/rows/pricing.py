@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from caching import AdaptivePolicy, PassCosts, Plan, check_plan, pass_costs
+from caching import AdaptivePolicy, PassCosts, Plan, check_plan, pass_costs, plan_of
 from experiments.grid import Strategy, strategies
 from experiments.model import ModelConfig, model_config
 from experiments.runs.run import SampleConfig, sampler_of
@@ -56,7 +56,7 @@ def static_plan(config: SampleConfig) -> Plan | None:
     policy = only_strategy(config).policy
     if config.guidance.is_partial or isinstance(policy, AdaptivePolicy):
         return None
-    plan = policy.plan(sampler.num_evals)
+    plan = plan_of(policy, sampler.num_evals)
     check_plan(plan, sampler.num_evals, model_config(config.model).network.num_branches)
     return plan
 

@@ -18,6 +18,7 @@ from experiments.digest import file_digest, json_digest
 from experiments.evaluation.sets import open_sets
 from experiments.grid import default_forecaster, folder_name, strategies
 from experiments.model import default_checkpoint, model_config
+from experiments.plugins import code_of
 from experiments.rows.judging import DISTANCES, Judges
 from experiments.rows.pricing import costs_of, only_strategy
 from experiments.rows.results import Result, as_text, load_result
@@ -82,7 +83,9 @@ def identity(row: Row) -> dict[str, Any]:
     file = str(settings["policy"].get("file", settings["policy"]["name"]))
     if file.endswith(".json"):
         settings["policy"] = {"name": "plan", "file": file_digest(file)}
-    return {**settings, "model": model, "checkpoint": checkpoint_digest(row.config)}
+    strategy = only_strategy(row.config)
+    own = code_of(type(strategy.policy), type(strategy.forecaster))
+    return {**settings, **own, "model": model, "checkpoint": checkpoint_digest(row.config)}
 
 
 def key(row: Row) -> str:

@@ -14,6 +14,7 @@ from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy, default_forecaster, strategies
 from experiments.model import ModelConfig, model_config
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
+from experiments.plugins import code_of
 from experiments.precision import emulation_warning
 from experiments.runs import samples
 from experiments.runs.batch_size import AUTO, auto_batch_size
@@ -187,6 +188,7 @@ def identity(
     if plans:
         settings["policy"] = {"name": "plan", "plans": json_digest(plans)}
     settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
+    settings |= code_of(*(type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)))
     return dict(_flat({**settings, "model": Path(config.model).stem, "network": json_digest(network)}))
 
 

@@ -21,7 +21,7 @@ from caching import (
     make_forecaster,
     register_forecaster,
 )
-from caching.forecast import combine
+from caching.forecast import combine, weights_of
 from configs import InputError
 
 TIMES = [0, 3, 5, 10, 11, 17]
@@ -134,6 +134,38 @@ def test_a_registered_forecaster_can_be_configured():
         assert make_forecaster({"name": "mean", "history": 3}) == Mean(3)
     finally:
         FORECASTERS.pop("mean")
+
+
+def test_auto_is_no_name_for_a_forecaster():
+    with pytest.raises(InputError, match="no forecaster can be called 'auto'"):
+        register_forecaster("auto")(Lagrange)
+
+
+class Given:
+    """Gives what it is told to."""
+
+    def __init__(self, history=1, weights=(1.0,)):
+        self.history, self._weights = history, weights
+
+    def weights(self, stored, now, branch):
+        return self._weights
+
+
+@pytest.mark.parametrize("weights", [None, 1.0, [], [1.0, 0.0], [math.nan], [math.inf], ["x"], [None]])
+def test_weights_that_are_not_one_finite_number_for_each_feature_are_refused(weights):
+    with pytest.raises(InputError, match=r"Given\.weights gives .* for 1 stored features at evaluation 3"):
+        weights_of(Given(weights=weights), [Moment(0)], Moment(3), 1)
+
+
+def test_weights_of_any_kind_of_number_are_taken():
+    assert weights_of(Given(weights=np.array([0.5])), [Moment(0)], Moment(3), 1) == [0.5]
+    assert weights_of(Given(weights=torch.tensor([0.5])), [Moment(0)], Moment(3), 1) == [0.5]
+
+
+@pytest.mark.parametrize("history", [0, -1, None, 1.5])
+def test_a_history_that_keeps_nothing_is_refused(history):
+    with pytest.raises(InputError, match=r"Given\.history is .*; it must be a whole number from 1 on"):
+        CachedDenoiser(None, Uniform(), Given(history))
 
 
 def test_weights_of_zero_read_nothing():

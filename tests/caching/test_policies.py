@@ -1,11 +1,23 @@
 """Plans of every policy, as plain tuples."""
 
+import json
 import math
+from dataclasses import dataclass, make_dataclass
 
 import numpy as np
 import pytest
 
-from caching import POLICIES, Explicit, NoCache, Nonuniform, Uniform, full_evals, make_policy
+from caching import (
+    POLICIES,
+    Explicit,
+    NoCache,
+    Nonuniform,
+    Uniform,
+    full_evals,
+    make_policy,
+    partial_between,
+    plan_of,
+)
 from caching.policies import quad, quad_centre
 from configs import InputError
 
@@ -117,6 +129,87 @@ def test_wrong_settings_end_in_one_sentence(settings, sentence):
     with pytest.raises(InputError, match=sentence) as error:
         make_policy(settings)
     assert "\n" not in str(error.value)
+
+
+class Planned:
+    """Plans what it is told to."""
+
+    def __init__(self, entries):
+        self.entries = entries
+
+    def plan(self, num_evals):
+        return self.entries
+
+
+def test_whole_numbers_of_other_libraries_are_branches():
+    plan = plan_of(Planned([None, np.int64(2), np.uint8(0)]), 3)
+    assert plan == (None, 2, 0)
+    assert json.dumps(plan) == "[null, 2, 0]"
+
+
+@pytest.mark.parametrize("entries", [[None, 1.0], [None, "1"], [None, True], [None, np.float32(1)], [None, [1]]])
+def test_what_is_no_depth_is_refused(entries):
+    with pytest.raises(InputError, match=r"null \(a full pass\) or a branch number, not "):
+        plan_of(Planned(entries), 2)
+
+
+@pytest.mark.parametrize("entries", [None, 3, "F1F1"])
+def test_what_is_no_plan_is_refused(entries):
+    with pytest.raises(InputError, match=r"Planned\.plan gives .*; it must give one entry per network evaluation"):
+        plan_of(Planned(entries), 2)
+
+
+@pytest.mark.parametrize("full", [[0, 2.5], [0, 5], [-1], ["0"]])
+def test_full_passes_that_are_no_evaluations_are_refused(full):
+    with pytest.raises(InputError, match=r"full pass .* is not an evaluation; the sampler makes 0\.\.4"):
+        partial_between(full, 1, 5)
+
+
+@pytest.fixture
+def register():
+    """Registers policies that are forgotten afterwards."""
+    before = dict(POLICIES)
+    yield POLICIES.register
+    POLICIES.clear()
+    POLICIES.update(before)
+
+
+@pytest.mark.parametrize(
+    ("members", "lacking"),
+    [({}, "'plan', or 'branch' and 'due'"), ({"due": lambda self, probe: True}, "'branch' and 'due'"),
+     ({"branch": 1}, "'plan', or 'branch' and 'due'")],
+)  # fmt: skip
+def test_classes_that_lack_what_a_policy_must_have_are_refused(register, members, lacking):
+    with pytest.raises(InputError, match=f"the policy 'mine', class Mine, lacks what a policy must have: .*{lacking}"):
+        register("mine")(dataclass(type("Mine", (), members)))
+
+
+def test_a_field_without_a_default_counts(register):
+    mine = make_dataclass("Mine", [("branch", int)], namespace={"due": lambda self, probe: True})
+    assert register("mine")(mine) is mine
+    assert make_policy({"name": "mine", "branch": 2}) == mine(2)
+
+
+def test_a_class_that_is_no_dataclass_is_refused(register):
+    with pytest.raises(InputError, match=r"class Planned, is no dataclass; put @dataclass\(frozen=True\) right above"):
+        register("planned")(Planned)
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("uniform", "there is a policy 'uniform' already"),
+                                                ("a.json", "no policy can be called 'a.json'")])  # fmt: skip
+def test_names_that_have_a_meaning_are_refused(register, name, sentence):
+    mine = make_dataclass("Mine", [], namespace={"plan": lambda self, num_evals: (None,) * num_evals})
+    with pytest.raises(InputError, match=sentence):
+        register(name)(mine)
+    assert POLICIES["uniform"] is Uniform
+
+
+def test_a_module_may_define_its_own_class_anew(register):
+    for _ in range(2):
+        mine = make_dataclass("Mine", [], namespace={"plan": lambda self, num_evals: ()})
+        mine.__module__ = "notebook"
+        register("mine")(mine)
+    assert POLICIES["mine"] is mine
 
 
 def test_a_centre_outside_the_steps_is_refused():

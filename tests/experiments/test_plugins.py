@@ -1,12 +1,14 @@
 """experiments/plugins.py: import=FILE.py makes a user's own policies known."""
 
-import sys
-
 import pytest
 
+import configs
 from caching import FORECASTERS, POLICIES, make_forecaster, make_policy
 from configs import InputError
-from experiments.plugins import load
+from experiments.plugins import code_of, load
+from experiments.rows.rows import Row, key
+from experiments.runs.run import SampleConfig, prepare
+from experiments.runs.world import World
 
 MINE = """
 from __future__ import annotations
@@ -42,7 +44,6 @@ def mine(tmp_path, monkeypatch):
         for name in ("alternate", "mean"):
             monkeypatch.setitem(registry, name, None)
             monkeypatch.delitem(registry, name)
-    monkeypatch.setitem(sys.modules, "imported_mine", None)
     path = tmp_path / "mine.py"
     path.write_text(MINE)
     return path
@@ -63,6 +64,53 @@ def test_what_a_file_registers_can_be_named(mine):
 )
 def test_a_file_that_fails_is_named_with_its_line(mine, content, sentence):
     mine.write_text(content)
+    with pytest.raises(InputError, match=sentence):
+        load([str(mine)])
+
+
+@pytest.mark.parametrize("settings", [{"policy": {"name": "alternate"}}, {"forecaster": {"name": "mean"}}])
+def test_results_depend_on_the_code_of_what_is_the_user_s_own(mine, tiny, settings):
+    """An edited formula is another policy under the same name: what was made with it is not what will be."""
+    layer = {"model": tiny, "checkpoint": "random", "policy": {"name": "uniform", "branch": 1}, "device": "cpu"}
+
+    def names() -> tuple[str, str]:
+        load([str(mine)])
+        config = configs.parse(SampleConfig, layer, settings, where="test")
+        return key(Row("row", config)), str(prepare(config, World()).folder.path)
+
+    before = names()
+    assert names() == before
+    mine.write_text(MINE.replace("[1 / len(stored)] * len(stored)", "[1.0] + [0.0] * (len(stored) - 1)"))
+    assert not set(names()) & set(before)
+
+
+def test_built_in_policies_have_no_code_of_their_own():
+    assert code_of(*POLICIES.values(), *FORECASTERS.values()) == {}
+
+
+def test_files_of_one_name_in_two_folders_are_two(mine, tmp_path):
+    load([str(mine)])
+    other = tmp_path / "other" / "mine.py"
+    other.parent.mkdir()
+    other.write_text("x = 1\n")
+    load([str(other)])
+    own = code_of(POLICIES["alternate"])
+    mine.write_text(MINE + "\n")
+    assert code_of(POLICIES["alternate"]) != own
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('@register("alternate")\n@dataclass(frozen=True)', '@dataclass(frozen=True)\n@register("alternate")',
+         r"mine\.py, line \d+: the policy 'alternate', class Alternate, is no dataclass"),
+        ('"alternate"', '"uniform"', r"mine\.py, line \d+: there is a policy 'uniform' already, caching\.policies"),
+        ("    history = 2\n", "", "lacks what a forecaster must have: 'history' and 'weights'"),
+    ],
+)  # fmt: skip
+def test_a_class_that_cannot_be_used_is_named_with_its_line(mine, old, new, sentence):
+    assert old in MINE
+    mine.write_text(MINE.replace(old, new))
     with pytest.raises(InputError, match=sentence):
         load([str(mine)])
 

@@ -13,7 +13,7 @@ from caching import FORECASTERS, POLICIES, load_plan
 from configs import InputError
 from experiments.planning.calibration import calibrate
 from experiments.planning.contenders import GROUPS, OWN, fewer_steps, rows_of
-from experiments.planning.frontier import Frontier, FrontierConfig, merged
+from experiments.planning.frontier import STORED, Frontier, FrontierConfig, merged
 from experiments.plugins import load
 from samplers import Sampler, SamplerConfig
 
@@ -61,6 +61,17 @@ def test_what_is_in_the_docs_is_all_there(tmp_path, monkeypatch):
     Frontier(FrontierConfig(out=str(tmp_path))).run()
     assert not (tmp_path / "rows").exists()
     assert (tmp_path / "frontier.md").read_text() == Path("docs/frontier/frontier.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"plans": f"{STORED}/plans/ddim20-*"}, {"also": [{"policy": "none"}]}, {"num_images": 128}, {"engine": "plain"},
+     {"plans": str(STORED / "plans"), "num_images": 1}],
+)  # fmt: skip
+def test_nothing_but_all_the_plans_goes_to_the_docs(more, monkeypatch):
+    monkeypatch.setattr(Frontier, "run", lambda _: pytest.fail("written"))
+    with pytest.raises(InputError, match="give out=FOLDER"):
+        Frontier(configs.parse(FrontierConfig, more, where="test")).run()
 
 
 def test_the_summary_counts_what_the_calibrated_plan_calls(configured, plans):
