@@ -12,7 +12,8 @@ metrics: fid, sfid, is, kid, prc (precision and recall), fd (the Fréchet distan
 reference: an .npz of statistics (pytorch-fid's or OpenAI's) or of images, an image folder, cifar10, mnist,
   lsun:FOLDER; split=train or test.
 inception=FILE: torch-fidelity's weights; else they are downloaded.
-The table is printed, and FOLDER.metrics.json holds it with all definitions, digests and versions.
+The table is printed and added to the list in FOLDER.metrics.json, with all definitions, digests and versions; there it
+takes the place of what was measured before by the same words.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from experiments.evaluation.inception import is_published, load_inception
 from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
 from experiments.evaluation.pairs import compare, load_lpips, perceptual
 from experiments.evaluation.references import Reference, open_reference, save_statistics
-from experiments.evaluation.result import Evaluation, metrics_file
+from experiments.evaluation.result import Evaluation, earlier, metrics_file
 from experiments.evaluation.scores import METRICS, Scores, score
 from experiments.evaluation.sets import ImageSet, open_sets
 from experiments.runs.world import World, join
@@ -67,14 +67,14 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> Evaluation:
-    """Measures the samples -> what they are worth, which its `save` writes to FOLDER.metrics.json.
+    """Measures the samples -> what they are worth, which its `save` adds to FOLDER.metrics.json.
 
     world: the processes that share the features of networks; None: those of torchrun, or this one alone. Every one of
       them must call `evaluate`, and gets the result.
 
     What cannot be had, for want of weights, packages or real images, is left out, and the result says why.
-    Raises InputError where nothing is left, and OSError, before anything is measured, where that file or the one of
-    statistics cannot be written.
+    Raises InputError where nothing is left; before anything is measured also where that file holds anything else, and
+    OSError where it or the one of statistics cannot be written.
     """
     work = _Work(config, world or join())
     work.world.first(work.check_outputs)
@@ -116,6 +116,7 @@ class _Work:
         files = [self.config.statistics, metrics_file(self.config.folder)]
         for file in filter(None, files):
             check_writable(Path(file).expanduser())
+        earlier(metrics_file(self.config.folder))
 
     def result(self) -> Evaluation:
         """Everything together."""
@@ -125,7 +126,9 @@ class _Work:
         return Evaluation(
             folder=self.config.folder,
             reference=self.config.reference,
+            split=self.config.split,
             against=self.config.against,
+            metrics=list(self.config.wanted),
             images={images.name: len(images) for images in self.sets},
             values={name: scores.values for name, scores in self.scores.items()},
             networks=self.networks,

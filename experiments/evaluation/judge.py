@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,18 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from configs import InputError
-from experiments.data import ArrayImages, Images, data_name, image_paths, open_images, read_image, to_tensor
+from experiments.data import ArrayImages, Images, data_name, open_images
 from experiments.evaluation.frechet import FeatureStatistics, frechet_distance
+from experiments.evaluation.sets import open_sets
 from experiments.reports.tables import markdown
 from experiments.training.classifier import BUNDLED, CONFIDENT, Classifier, Prediction, load, predict
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    folder: str = MISSING  # with the images, also in its sub-folders, each of which is judged by itself
+    """One run of scripts/judge.py."""
+
+    folder: str = MISSING  # of samples, also in its sub-folders, each judged by itself; or an .npz of them in arr_0
     classifier: str = BUNDLED
     data: str = "mnist"  # the real digits: mnist, or whatever else open_images takes
 
@@ -41,7 +43,7 @@ class Judgement:
 def judge(config: JudgeConfig) -> str:
     """Judges the images below a folder -> the table to print, with notes below it."""
     network = load(config.classifier)
-    folders, left_out = read_folders(Path(config.folder), network.config.resolution)
+    folders, left_out = read_folders(Path(config.folder).expanduser(), network.config.resolution)
     real, note = real_statistics(config, network)
     rows = [judge_images(network, pixels, name, real) for name, pixels in folders.items()]
     notes = ["", note] + ([f"images of another size, left out: {left_out}"] if left_out else [])
@@ -65,10 +67,13 @@ def judge_images(network: Classifier, pixels: Tensor, name: str, real: FeatureSt
 
 
 def real_statistics(config: JudgeConfig, network: Classifier) -> tuple[FeatureStatistics | None, str]:
-    """The statistics of the real test digits, None where they are not at hand; and what to say about it."""
+    """The statistics of the real test digits, None where MNIST is not at hand; and what to say about it. Raises
+    InputError for any other data that are not there."""
     try:
         statistics = image_statistics(network, open_images(config.data, "test", 1, network.config.resolution))
     except InputError as error:
+        if config.data != JudgeConfig.data:
+            raise
         return None, f"no Fréchet distances, for want of real digits: {' '.join(str(error).split())}"
     return statistics, (
         f"Fréchet: distance of the set to the {statistics.count} test digits of {data_name(config.data)} in the "
@@ -82,21 +87,20 @@ def image_statistics(network: Classifier, images: Images) -> FeatureStatistics:
 
 
 def read_folders(root: Path, resolution: int) -> tuple[dict[str, Tensor], int]:
-    """The images of the right size, by folder from `root` down -> {folder: (N, 1, resolution, resolution) uint8},
-    and how many images of other sizes (grids, say) there are."""
-    folders, left_out = {}, 0
-    for folder, paths in itertools.groupby(
-        sorted(image_paths(root), key=lambda path: path.parent), lambda path: path.parent
-    ):
-        pictures = [read_image(path, channels=1, what=str(path)) for path in paths]
-        fitting = [to_tensor(picture) for picture in pictures if picture.size == (resolution, resolution)]
-        left_out += len(pictures) - len(fitting)
-        if fitting:
-            folders[str(folder.relative_to(root))] = torch.stack(fitting)
-    if not folders:
-        raise InputError(f"none of the {left_out} images below {root} has {resolution}x{resolution} pixels, "
-                         "as the classifier's digits do")  # fmt: skip
-    return folders, left_out
+    """The sets of samples at `root` (see open_sets) whose images have the right size
+    -> {name: (N, 1, resolution, resolution) uint8}, and how many images of other sizes there are.
+
+    Raises InputError where none is left.
+    """
+    sets = open_sets(root)
+    fitting = [images for images in sets if images.shape[1:] == (resolution, resolution)]
+    left_out = sum(map(len, sets)) - sum(map(len, fitting))
+    if not fitting:
+        raise InputError(f"none of the {left_out} images at {root} has {resolution}x{resolution} pixels, as the "
+                         "classifier's digits do")  # fmt: skip
+    # Digits that are stored in colour are grey all the same.
+    read = {images.name: images.images.batch(range(len(images))) for images in fitting}
+    return {name: pixels.float().mean(1, keepdim=True).round().byte() for name, pixels in read.items()}, left_out
 
 
 def table(rows: Sequence[Judgement], record: Mapping[str, Any]) -> list[list[str]]:

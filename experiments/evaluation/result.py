@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from configs import InputError
 from experiments.evaluation.extras import versions
 from experiments.reports.tables import markdown
 from models.files import write_text
@@ -50,7 +51,9 @@ class Evaluation:
 
     folder: str
     reference: str | None
+    split: str  # of the reference
     against: str | None
+    metrics: list[str]  # asked for
     images: dict[str, int]  # by set of samples
     values: dict[str, dict[str, float]]  # by set and metric
     networks: dict[str, str]  # sha256 of the weights by name
@@ -64,8 +67,13 @@ class Evaluation:
         return metrics_file(self.folder)
 
     def save(self) -> None:
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        write_text(self.file, text)
+        """Adds it to those in its file, in the place of an earlier one of the same question to as many images.
+
+        Raises InputError where the file holds anything else.
+        """
+        ours = asdict(self)
+        others = [each for each in earlier(self.file) if any(each.get(key) != ours[key] for key in QUESTION)]
+        write_text(self.file, json.dumps([*others, ours], indent=2) + "\n")
 
     def __str__(self) -> str:
         present = {key for values in self.values.values() for key in values}
@@ -75,6 +83,22 @@ class Evaluation:
         for name, values in self.values.items():
             rows.append([name, str(self.images[name]), *(column.cell(values) for column in columns)])
         return "\n".join([*markdown(rows), "", *self.settings, *self.missing])
+
+
+QUESTION = ("reference", "split", "against", "metrics", "images", "networks")  # what an evaluation is the answer to
+
+
+def earlier(file: Path) -> list[dict[str, Any]]:
+    """The evaluations in a file, oldest first. Raises InputError where it holds anything else."""
+    if not file.exists():
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise InputError(f"{file} is damaged, or no list of evaluations; move it away, it would be written over")
+    return found
 
 
 def metrics_file(folder: str) -> Path:

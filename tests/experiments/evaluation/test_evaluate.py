@@ -84,11 +84,29 @@ def test_the_result_lies_beside_the_samples_as_json(with_toy, pictures, tmp_path
     save(tmp_path / "real", pictures(2, 30))
     result = evaluate(EvaluateConfig(str(tmp_path / "samples"), str(tmp_path / "real")))
     result.save()
-    stored = json.loads((tmp_path / "samples.metrics.json").read_text())
+    (stored,) = json.loads((tmp_path / "samples.metrics.json").read_text())
     assert stored["values"] == result.values
     assert stored["networks"] == {"inception-v3-compat": "0" * 64}
     assert torch.__version__.startswith(stored["versions"]["torch"])
     assert any("Fréchet distance to 30 images of real" in line for line in stored["settings"])
+
+
+def test_other_evaluations_of_the_same_samples_are_kept(pictures, tmp_path):
+    samples, file = tmp_path / "samples", tmp_path / "samples.metrics.json"
+    save(samples, pictures(0, 3))
+    save(tmp_path / "uncached", pictures(1, 3))
+    for metric in ("psnr", "ssim", "psnr"):
+        evaluate(EvaluateConfig(str(samples), metrics=[metric], against=str(tmp_path / "uncached"))).save()
+    assert [list(each["values"]["samples"])[0] for each in json.loads(file.read_text())] == ["ssim_mean", "psnr_mean"]
+
+
+@pytest.mark.parametrize("content", ["{", '{"values": {}}', "[1]"])
+def test_a_file_of_something_else_is_not_written_over(pictures, tmp_path, content):
+    save(tmp_path / "samples", pictures(0, 3))
+    (tmp_path / "samples.metrics.json").write_text(content)
+    with pytest.raises(InputError, match=r"samples\.metrics\.json is damaged, or no list of evaluations"):
+        evaluate(EvaluateConfig(str(tmp_path / "samples"), metrics=["psnr"], against=str(tmp_path / "samples")))
+    assert (tmp_path / "samples.metrics.json").read_text() == content
 
 
 def test_statistics_of_a_reference_stand_for_it(with_toy, pictures, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import configs
+import experiments.data
 from configs import InputError
 from experiments.data import ArrayImages, open_images
 from experiments.evaluation.judge import JudgeConfig, judge, judge_images, read_folders
@@ -182,20 +183,38 @@ def save_images(folder: Path, images: np.ndarray) -> None:
         Image.fromarray(image).save(folder / f"{index:03d}.png")
 
 
-def test_each_folder_is_judged_by_itself(trained, tmp_path):
+def offline(*_):
+    raise InputError("MNIST is not there, and there is no network")
+
+
+def test_each_folder_is_judged_by_itself(trained, tmp_path, monkeypatch):
     bars = np.pad(strokes(20)[0], ((0, 0), (2, 2), (2, 2)))
     noise = np.random.default_rng(0).integers(0, 256, (6, 32, 32), dtype=np.uint8)
     save_images(tmp_path / "run" / "bars", bars)
     save_images(tmp_path / "run" / "noise", noise)
     Image.new("L", (100, 68)).save(tmp_path / "run" / "grid.png")
-    lines = judge(JudgeConfig(str(tmp_path / "run"), str(trained), str(tmp_path / "no.npz"))).splitlines()
+    Image.new("L", (28, 28)).save(tmp_path / "run" / "small.png")
+    monkeypatch.setattr(experiments.data, "_torchvision", offline)
+    lines = judge(JudgeConfig(str(tmp_path / "run"), str(trained))).splitlines()
     head, _, first, second, real = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:5])
     assert head == ["folder", "images", "above 0.9", "mean", "Fréchet", *"0123456789", "none"]
     assert first[:2] == ["bars", "20"]
     assert second == ["noise", "6", "0.0%", second[3], "", *"0000000000", "6"]
     assert real[:2] == ["real test digits", "100"]
-    assert lines[6].startswith("no Fréchet distances, for want of real digits: data must be mnist,")
+    assert lines[6] == "no Fréchet distances, for want of real digits: MNIST is not there, and there is no network"
     assert lines[7:] == ["images of another size, left out: 1"]
+    with pytest.raises(InputError, match="data must be mnist,"):
+        judge(JudgeConfig(str(tmp_path / "run"), str(trained), str(tmp_path / "no.npz")))
+
+
+def test_shards_are_judged_as_their_images_are(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.data, "_torchvision", offline)
+    bars = np.pad(strokes(20)[0], ((0, 0), (2, 2), (2, 2)))
+    save_images(tmp_path / "images" / "bars", bars)
+    (tmp_path / "shards" / "bars").mkdir(parents=True)
+    np.savez(tmp_path / "shards" / "bars" / "000000.npz", arr_0=bars[..., None], seeds=np.arange(20))
+    rows = [judge(JudgeConfig(str(tmp_path / kind), str(trained))).splitlines()[2] for kind in ("images", "shards")]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(
@@ -235,18 +254,18 @@ def test_images_are_read_as_they_are_from_every_depth(tmp_path):
     Image.fromarray(images[0]).convert("RGB").save(tmp_path / "run" / "colour.png")
     folders, left_out = read_folders(tmp_path / "run", 32)
     assert left_out == 0
-    assert sorted(folders) == [".", str(Path("a", "b"))]
+    assert sorted(folders) == [str(Path("a", "b")), "run"]
     assert torch.equal(folders[str(Path("a", "b"))][:, 0], torch.from_numpy(images))
-    assert torch.equal(folders["."][0, 0], torch.from_numpy(images[0]))
+    assert torch.equal(folders["run"][0, 0], torch.from_numpy(images[0]))
 
 
 def test_a_folder_without_fitting_images_is_refused(trained, tmp_path):
     with pytest.raises(InputError, match="there are no images"):
         judge(JudgeConfig(str(tmp_path), str(trained)))
-    with pytest.raises(InputError, match=r"there is no folder .*nosuch"):
+    with pytest.raises(InputError, match=r"there are no samples at .*nosuch"):
         judge(JudgeConfig(str(tmp_path / "nosuch"), str(trained)))
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"none of the 1 images below .* has 32x32 pixels"):
+    with pytest.raises(InputError, match=r"none of the 1 images at .* has 32x32 pixels"):
         judge(JudgeConfig(str(tmp_path), str(trained)))
 
 
