@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -37,10 +38,19 @@ def load(files: Sequence[str]) -> None:
 def code_of(*classes: type) -> dict[str, Any]:
     """What the results of policies and forecasters depend on besides their settings. Of the user's own it is the files
     that define them, whose formulas are edited between one run and the next; of this project's, nothing."""
-    modules = {sys.modules.get(cls.__module__) for cls in classes if cls.__module__.partition(".")[0] != "caching"}
-    files = {Path(module.__file__) for module in modules if getattr(module, "__file__", None)}
-    digests = sorted(json_digest(file.read_text(encoding="utf-8")) for file in files)
+    digests = sorted(json_digest(file.read_text(encoding="utf-8")) for file in files_of(*classes))
     return {"code": digests[0] if len(digests) == 1 else digests} if digests else {}
+
+
+def files_of(*classes: type) -> list[Path]:
+    """The files of the user's own that define these policies and forecasters."""
+    modules = {sys.modules.get(cls.__module__) for cls in classes if cls.__module__.partition(".")[0] != "caching"}
+    return sorted({Path(module.__file__) for module in modules if getattr(module, "__file__", None)})
+
+
+def words_of(*classes: type) -> list[str]:
+    """The words of a command line that make these policies and forecasters known."""
+    return [f"import={os.path.relpath(file)}" for file in files_of(*classes)]
 
 
 def _line(path: Path, error: Exception) -> str:

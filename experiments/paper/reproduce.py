@@ -18,9 +18,12 @@ from experiments.paper.paper_tables import PaperTable, load_table, names
 from experiments.paper.profiles import profiles
 from experiments.paper.sheets import our_name, sheet
 from experiments.paper.transfer import PASSED_ON, Transferred, transfer
+from experiments.plugins import words_of
+from experiments.prompts import read_prompts
 from experiments.reports import report
 from experiments.reports.tables import Sheet, sheet_csv, sheet_latex, sheet_markdown
 from experiments.rows.judging import Judges
+from experiments.rows.pricing import only_strategy, price
 from experiments.rows.results import Result
 from experiments.rows.rows import Row, execute, find_result, images_in, key
 from experiments.runs.run import SampleConfig
@@ -65,14 +68,14 @@ class ReproduceConfig:
         if self.sections == []:
             raise InputError("sections must name at least one; without the key all are run")
 
-    @property
-    def command(self) -> str:
-        """That makes the same, wherever known data and the images lie on another machine."""
+    def command(self, imports: Sequence[str] = ()) -> str:
+        """That makes the same, wherever known data and the images lie on another machine. imports: words that make the
+        user's own policies known."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         given = {name: value for name, value in given.items() if name not in OF_THE_MACHINE}
         if self.data is not None and data_name(self.data) in ("mnist", "cifar10"):
             given["data"] = data_name(self.data)
-        words = [given.pop("table")] if "table" in given else []
+        words = [*([given.pop("table")] if "table" in given else []), *imports]
         for name, value in given.items():
             shown = f"[{','.join(value)}]" if isinstance(value, list) else value
             words.append(f"--{name.replace('_', '-')}" if value is True else f"{name}={shown}")
@@ -87,6 +90,7 @@ class Reproduced:
     moved: Transferred
     results: dict[Place, Result]
     sheet: Sheet
+    command: str  # that makes the same
 
     @property
     def failures(self) -> dict[str, str]:
@@ -103,19 +107,28 @@ def reproduce(config: ReproduceConfig) -> list[Reproduced]:
     """Runs what is missing of the tables and writes them as Markdown, CSV and LaTeX, and one HTML page.
 
     Raises InputError, before anything is run or written, for a table, section, model or key that does not exist, for a
-    setting that no run can have, and where no row to be run has a checkpoint.
+    setting that no run can have, for real images that are not there, for fewer prompts than images, and where no row to
+    be run has a checkpoint.
     """
     chosen = {Path(name).stem: load_table(name) for name in (names() if config.all else [config.table])}
     for name, table in chosen.items():
         _check(name, table, config)
     moved = {name: transfer(table, _changes(table, config)) for name, table in chosen.items()}
+    for name, each in moved.items():
+        _check_rows(name, each.table)
     wanted = {name: _wanted(each.table, config) for name, each in moved.items()}
+    if config.checkpoint != "random":
+        _check_prompts(row for rows in wanted.values() for row in rows.values())
     join().first(lambda: _check_checkpoints(row for rows in wanted.values() for row in rows.values()))
+    for name, each in moved.items():
+        if wanted[name]:
+            _judges(each.table, config).check_sources()
     made = []
     with tqdm(moved.items(), unit="table", disable=len(moved) < 2 or not is_first()) as bar:
         for name, each in bar:
             results = _sample(each.table, wanted[name], config) if wanted[name] else {}
-            made.append(Reproduced(name, each, results, sheet(each, results, config.command)))
+            command = config.command(_imports(each.table))
+            made.append(Reproduced(name, each, results, sheet(each, results, command), command))
     join().first(lambda: _write(made, config))
     return made
 
@@ -126,9 +139,37 @@ def _check(name: str, table: PaperTable, config: ReproduceConfig) -> None:
         raise InputError("sections are the paper's data sets; on another model leave them out")
     for section in config.sections or []:
         configs.one_of(section, known, f"the section of {name}")
-    if config.data and not config.model and len(known) > 1 and len(config.sections or known) > 1:
-        raise InputError(f"data={config.data} is one data set, but {name} has several sections; name the one it "
-                         f"belongs to, e.g. sections=[{known[0]!r}]")  # fmt: skip
+    given = {"data": config.data, "prompts": config.prompts}
+    for word, value in given.items():
+        if value and not config.model and len(config.sections or known) > 1:
+            raise InputError(f"{word}={value} is for one data set, but {name} has several sections; name the one, "
+                             f"e.g. sections=[{known[0]!r}]")  # fmt: skip
+
+
+def _check_rows(name: str, table: PaperTable) -> None:
+    """Raises InputError for a row that no run can have: better now than after all rows before it."""
+    for section in table.sections:
+        for entry in section.rows:
+            for change in entry.changes.values():
+                try:
+                    price(section.config(change))
+                except InputError as error:
+                    raise InputError(f"{name}, row {entry.name!r}: {error}") from error
+
+
+def _check_prompts(rows: Iterable[Row]) -> None:
+    """Raises InputError where images would share prompts: the paper's tables have one for each."""
+    for file, images in {(row.config.prompts, row.config.num_images) for row in rows if row.config.prompts}:
+        count = len(read_prompts(file))
+        if count < images:
+            raise InputError(f"{file} has {count} prompts for {images} images; give num_images={count}, or a file with "
+                             "one line for each")  # fmt: skip
+
+
+def _imports(table: PaperTable) -> list[str]:
+    """The words that make a table's policies and forecasters known."""
+    chosen = [only_strategy(row.config) for _, row in runs(table)]
+    return words_of(*(type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)))
 
 
 def _changes(table: PaperTable, config: ReproduceConfig) -> dict[str, Any]:
@@ -196,7 +237,8 @@ def _write(made: Sequence[Reproduced], config: ReproduceConfig) -> None:
                 write_text(path, form(table.sheet))
     name = "tables" if config.all else made[0].name
     title = "Tables of DeepCache" if config.all else made[0].sheet.title
-    blocks: list[report.Block] = [report.Code(config.command)]
+    commands = [config.command()] if config.all else [table.command for table in made]
+    blocks: list[report.Block] = [report.Code(command) for command in commands]
     for table in made:
         heading = [report.Section(table.sheet.title)] if config.all else []
         blocks += [*heading, *_blocks(table, Path(config.samples))]

@@ -17,9 +17,10 @@ from typing import Any
 import configs
 from configs import InputError
 from experiments.digest import json_digest
+from experiments.plugins import words_of
 from experiments.rows.judging import Judges
 from experiments.rows.measures import MEASURES
-from experiments.rows.pricing import price
+from experiments.rows.pricing import only_strategy, price
 from experiments.rows.rows import Row, execute, key
 from experiments.runs.run import SampleConfig
 from experiments.runs.world import join
@@ -156,7 +157,9 @@ def plan(config: SweepConfig, wanted: list[Combination]) -> SweepPlan:
     settings = {name: value for name, value in asdict(config).items() if name != "only_render"}
     left_out = [Point(name_of(each.at), each.at, error=each.reason) for each in wanted if not each.row]
     values = {axis: list(dict.fromkeys(map(words, values))) for axis, values in axes(config.grid).items()}
-    return SweepPlan(config.title, values, list(config.metrics), points, left_out, settings)
+    chosen = [only_strategy(each.row.config) for each in wanted if each.row]
+    imports = words_of(*(type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)))
+    return SweepPlan(config.title, values, list(config.metrics), points, left_out, settings, imports)
 
 
 def _point(row: Row, at: Mapping[str, str]) -> Point:

@@ -35,6 +35,7 @@ class SweepPlan:
     points: list[Point]
     left_out: list[Point] = field(default_factory=list)  # combinations that mean nothing
     config: dict[str, Any] = field(default_factory=dict)
+    imports: list[str] = field(default_factory=list)  # words that make the user's own policies known
 
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=1) + "\n"

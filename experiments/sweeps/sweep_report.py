@@ -128,7 +128,8 @@ class SweepReport:
             left_out = [[point.name, f"left out: {point.error}"] for point in self.plan.left_out]
             yield Table(["row", "why"], failed + left_out)
         yield Section("How it was made")
-        yield Text("The configuration below, saved as FILE.yaml, is run again by: python scripts/sweep.py FILE.yaml")
+        command = " ".join(["python scripts/sweep.py FILE.yaml", *self.plan.imports])
+        yield Text(f"The configuration below, saved as FILE.yaml, is run again by: {command}")
         yield Configuration(self.plan.config)
         yield Versions(self.sweep.versions)
 

@@ -97,7 +97,8 @@ def test_other_evaluations_of_the_same_samples_are_kept(pictures, tmp_path):
     save(tmp_path / "uncached", pictures(1, 3))
     for metric in ("psnr", "ssim", "psnr"):
         evaluate(EvaluateConfig(str(samples), metrics=[metric], against=str(tmp_path / "uncached"))).save()
-    assert [list(each["values"]["samples"])[0] for each in json.loads(file.read_text())] == ["ssim_mean", "psnr_mean"]
+    stored = json.loads(file.read_text())
+    assert [next(iter(each["values"]["samples"])) for each in stored] == ["ssim_mean", "psnr_mean"]
 
 
 @pytest.mark.parametrize("content", ["{", '{"values": {}}', "[1]"])

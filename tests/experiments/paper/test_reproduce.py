@@ -4,11 +4,13 @@ import csv
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import configs
+from caching import POLICIES
 from configs import InputError
 from experiments.cli import main
 from experiments.paper.filling import Cell, Place, fill, runs
@@ -16,6 +18,7 @@ from experiments.paper.paper_tables import load_table, names
 from experiments.paper.reproduce import ReproduceConfig, reproduce
 from experiments.paper.sheets import sheet
 from experiments.paper.transfer import transfer
+from experiments.plugins import load
 from experiments.rows.results import Result
 
 TABLE = """
@@ -41,6 +44,27 @@ sections:
         paper: {N: 2, macs_G: 0.1, throughput: 8.0, fid: 4.35}
 notes: [One network.]
 """
+
+
+MINE = """
+from dataclasses import dataclass
+from caching import partial_between, register
+
+@register("first")
+@dataclass(frozen=True)
+class First:
+    count: int = 1
+
+    def plan(self, num_evals):
+        return partial_between(range(self.count), 0, num_evals)
+"""
+
+
+def _forgotten(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> None:
+    """Loads files with a policy `first` that is forgotten after the test."""
+    monkeypatch.setitem(POLICIES, "first", None)
+    monkeypatch.delitem(POLICIES, "first")
+    load(files)
 
 
 @pytest.fixture
@@ -177,11 +201,42 @@ def test_a_table_is_run_once_and_written_in_every_form(table, tmp_path):
     assert again.results == made.results
 
 
-def test_a_row_that_fails_is_noted_and_the_others_stand(table, tmp_path):
+@pytest.mark.parametrize("cost_only", [True, False])
+def test_a_row_that_no_run_can_have_is_named_before_anything_is_run(table, tmp_path, cost_only):
     path = Path(table)
     path.write_text(path.read_text().replace("interval: 2, branch: 1", "interval: 2, branch: 77"))
-    with pytest.raises(InputError, match="branch 77"):
-        reproduce(config_of(table, tmp_path, cost_only=True))
+    with pytest.raises(InputError, match="table0, row 'cached': evaluation 1 is planned at branch 77"):
+        reproduce(config_of(table, tmp_path, cost_only=cost_only))
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_images_that_are_not_there_are_missed_before_anything_is_run(table, tmp_path):
+    with pytest.raises(InputError, match=r"that exists, not .*nowhere\.npz"):
+        reproduce(config_of(table, tmp_path, data=str(tmp_path / "nowhere.npz")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_are_those_of_one_section_and_enough_for_its_images(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\n")
+    with pytest.raises(InputError, match=r"prompts=.* is for one data set, but table3 has several sections"):
+        reproduce(config_of("table3", tmp_path, prompts=str(prompts)))
+    with pytest.raises(InputError, match=r"prompts\.txt has 2 prompts for 5000 images; give num_images=2, or a file"):
+        reproduce(config_of("table3", tmp_path, prompts=str(prompts), sections=["COCO 2017"], checkpoint="none.pt"))
+    with pytest.raises(InputError, match=r"there is no checkpoint none\.pt"):
+        reproduce(config_of("table3", tmp_path, prompts=str(prompts), sections=["COCO 2017"], checkpoint="none.pt",
+                            num_images=2))  # fmt: skip
+
+
+def test_policies_of_one_s_own_are_run_and_named_in_the_command(table, tmp_path, monkeypatch):
+    path, mine = Path(table), tmp_path / "mine.py"
+    mine.write_text(MINE)
+    monkeypatch.setattr("experiments.cli.plugins.load", partial(_forgotten, monkeypatch))
+    path.write_text(path.read_text().replace("{name: uniform, interval: 2, branch: 1}", "{name: first, count: 2}"))
+    monkeypatch.chdir(tmp_path)
+    words = [table, "import=mine.py", "out=out", "samples=samples", "device=cpu"]
+    main(reproduce, ReproduceConfig, argument="table", doc="", words=words)
+    assert f"Made by `python scripts/reproduce.py {table} import=mine.py out=out`." in Path("out/table0.md").read_text()
 
 
 def test_a_section_without_a_checkpoint_leaves_its_costs(table, tmp_path):
@@ -242,6 +297,7 @@ def test_the_digits_get_every_column_that_can_be_had(tmp_path):
     real = tmp_path / "samples"  # any digits will do
     settings = {"model": "mnist32", "steps": 10, "num_images": 4, "batch_size": 4}
     config = config_of("table6", tmp_path, **settings)
+    (tmp_path / "nothing").mkdir()
     (made,) = reproduce(ReproduceConfig(**{**vars(config), "data": str(tmp_path / "nothing")}))
     assert not made.failures
     uncached = made.results[Place(0, -1)]
@@ -267,7 +323,7 @@ def test_sections_that_are_not_asked_for_show_what_there_is(table, tmp_path):
     assert {place.section for place in first.results} == {0}
     (second,) = reproduce(config_of(table, tmp_path, sections=["second"]))
     assert {place.section for place in second.results} == {0, 1}
-    with pytest.raises(InputError, match="is one data set"):
+    with pytest.raises(InputError, match="is for one data set"):
         reproduce(config_of(table, tmp_path, data="mnist"))
     with pytest.raises(InputError, match="did you mean 'second'"):
         reproduce(config_of(table, tmp_path, sections=["secnod"]))
@@ -311,7 +367,7 @@ def test_flags_are_keys():
 
 def test_the_command_makes_the_same():
     config = ReproduceConfig(table="table2", cost_only=True, sections=["CIFAR-10 32x32"], num_images=5)
-    python, script, *words = shlex.split(config.command)
+    python, script, *words = shlex.split(config.command())
     assert (python, script) == ("python", "scripts/reproduce.py")
     seen = []
     main(seen.append, ReproduceConfig, argument="table", doc="", words=words)
@@ -319,4 +375,4 @@ def test_the_command_makes_the_same():
 
 
 def test_the_command_names_known_data_wherever_they_lie():
-    assert ReproduceConfig(table="table2", data="/elsewhere/mnist.npz").command.endswith("data=mnist")
+    assert ReproduceConfig(table="table2", data="/elsewhere/mnist.npz").command().endswith("data=mnist")
