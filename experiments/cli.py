@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +31,7 @@ def main(
     doc: str,
     default: str | None = None,
     argument: str | None = None,
-    replaced: Sequence[str] = (),
+    replaced: Mapping[str, Collection[str]] = {},
     words: Sequence[str] | None = None,
     shared: bool = False,
 ) -> None:
@@ -37,7 +39,8 @@ def main(
 
     `[CONFIG] [key=value ...]` where the script has a `default` file: CONFIG is another YAML file, or the name of one
     beside it. Else `[ARGUMENT] [key=value ...]`, where ARGUMENT is the value of the key `argument`, if there is one.
-    replaced: keys whose value on the command line takes the place of the default file's, and is not merged into it.
+    replaced: keys whose value on the command line takes the place of the default file's, and is not merged into it;
+      with each the keys of that file that then mean nothing any more.
     words: the command line; None is the process's own. `--some-key` is short for some_key=true. `import=FILE.py`, or a
       list, runs files that register policies and forecasters of the user's own; `--help` lists these as well.
     shared: whether the processes of torchrun share the work; without it more than one of them are refused.
@@ -47,6 +50,9 @@ def main(
     words = list(sys.argv[1:] if words is None else words)
     if not shared and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _refuse_processes()
+    if (other := _other_checkout()) is not None:
+        fail(f"this script belongs to the checkout {other}, but the code that is installed to {configs.ROOT}; install "
+             f"this one: pip install -e {other}")  # fmt: skip
     wants_help = any(word in HELP for word in words)
     words = [_flag(word) for word in words if word not in HELP]
     imports = [word for word in words if word.startswith("import=")]
@@ -72,7 +78,11 @@ def main(
 
 
 def _configuration(
-    words: Sequence[str], schema: type[T], default: str | None, argument: str | None, replaced: Sequence[str]
+    words: Sequence[str],
+    schema: type[T],
+    default: str | None,
+    argument: str | None,
+    replaced: Mapping[str, Collection[str]],
 ) -> T:
     """See main. Raises InputError for what is no configuration of this kind."""
     takes_first = words and "=" not in words[0] and (default or argument)
@@ -81,14 +91,32 @@ def _configuration(
     if default is not None:
         layers[first or default] = read(first or default, Path(default).parent.name)
     given = configs.parse_words(words, schema)
-    for key in given.keys() & replaced if first is None else ():
-        layers[default].pop(key, None)
+    _check_import(given.keys() - {each.name for each in fields(schema)})
+    for key in given.keys() & replaced.keys() if first is None else ():
+        for name in (key, *replaced[key]):
+            layers[default].pop(name, None)
     for key in given.keys() & set(options.unused(schema)):
         raise InputError(f"{key} changes nothing here; leave it out")
     if argument is not None and first is not None:
         given = {argument: first, **given}
     layers["the command line"] = given
     return configs.parse(schema, *layers.values(), where=list(layers))
+
+
+def _check_import(unknown: Iterable[str]) -> None:
+    """Raises InputError for a misspelled `import`, which is no key of any schema that could be named as the nearest."""
+    for key in unknown:
+        if get_close_matches(key, ["import"]):
+            raise InputError(f"there is no key {key!r}; did you mean import=FILE.py?")
+
+
+def _other_checkout() -> Path | None:
+    """The checkout of the script that runs, where that is not the one whose code is imported: it would read and write
+    the files of the other."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or configs.ROOT).resolve()
+    root = script.parent.parent
+    is_ours = script.parent.name == "scripts" and (root / "configs" / "__init__.py").is_file()
+    return root if is_ours and root != configs.ROOT.resolve() else None
 
 
 def _out_of_memory(error: torch.OutOfMemoryError) -> str:

@@ -28,4 +28,5 @@ def sweep(config: SweepConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(sweep, SweepConfig, default="configs/sweeps/interval_branch.yaml", replaced=["grid"], doc=__doc__, shared=True)
+    default = {"default": "configs/sweeps/interval_branch.yaml", "replaced": {"grid": ["title", "out"]}}
+    main(sweep, SweepConfig, **default, doc=__doc__, shared=True)

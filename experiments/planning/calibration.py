@@ -9,6 +9,7 @@ from caching import (
     POLICIES,
     AdaptivePolicy,
     Budget,
+    PlanFile,
     SavedPlan,
     check_plan,
     describe,
@@ -31,6 +32,8 @@ from experiments.reports.tables import markdown
 from experiments.runs.run import SampleConfig
 from samplers import Sampler
 
+STAYS = "the plan that was there"
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -39,7 +42,7 @@ class Calibration:
     path: Path
     best: Trial
     checked: float  # PSNR of the best on seeds that no decision has seen
-    rows: list[tuple[Trial, float]]  # with the price of each
+    rows: list[tuple[Trial, float]]  # with the price of each, the best last
     adaptive: list[Tuned]
 
     def __str__(self) -> str:
@@ -70,8 +73,10 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     then the best few, and small changes to the best, on all seeds; then fitted weights. Every decision is made on the
     end error of the cached trajectory itself.
 
-    Raises InputError for what SampleConfig refuses, for forecasters that do not exist, and where the budget allows no
-    plan.
+    A plan that is there already, from a shorter search, say, stays unless what is found ends nearer.
+
+    Raises InputError for what SampleConfig refuses, for forecasters that do not exist, where the budget allows no plan,
+    and where the file of the plan holds anything but one for these settings.
     """
     model = model_config(config.model)
     sampler = Sampler(config.sampler, model.diffusion)
@@ -80,9 +85,16 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     path = Path(config.plan or f"plans/{default_name(config, budget.limit)}.json")
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     error = EndError(pipeline, sampler, seeds, config.batch_size, path.with_suffix(".trials.jsonl"))
+    there = PlanFile(str(path)) if path.exists() else None
+    if there is not None:
+        there.check(pipeline.unet.provenance.sha256, asdict(config.sampler), sampler.eval_timesteps,
+                    config.of_trajectories(model.diffusion))  # fmt: skip
     search = Search(config, pipeline, sampler, error, budget)
     best = search.run()
+    if there is not None and budget.allows(there.saved.plan):
+        best = max(best, search.measure(STAYS, there.saved.plan, there.forecaster), key=lambda trial: trial.psnr)
     rows = [*search.baselines(), best]
+    own = list(search.with_own_forecasters(best))
     interval, branch = search.uniform
     adaptive = list(tuned(error, budget, branch, interval, config.screening))
 
@@ -118,7 +130,8 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     ).save(path)
     compared = {f"{trial.name}, {trial.psnr:.1f} dB": trial.plan for trial in rows}
     save_figure(pictures.strips(compared), path.with_suffix(".png"))
-    return Calibration(path, best, checked, [(trial, budget.price(trial.plan)) for trial in rows], adaptive)
+    priced = [(trial, budget.price(trial.plan)) for trial in (*own, *rows)]
+    return Calibration(path, best, checked, priced, adaptive)
 
 
 def budget_of(config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler) -> Budget:

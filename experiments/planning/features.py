@@ -13,6 +13,7 @@ from experiments.pipeline import load_pipeline
 from experiments.planning import pictures
 from experiments.planning.drift import measure_drift
 from experiments.runs.run import SampleConfig
+from models.files import check_writable
 from samplers import Sampler
 
 
@@ -29,7 +30,8 @@ class FeaturesConfig(SampleConfig):
 def draw_features(config: FeaturesConfig) -> str:
     """Writes similarity.png and drift.png into config.out -> where they are.
 
-    Raises InputError as sampling does, for branches that the network does not have, and where nothing can drift.
+    Raises InputError as sampling does, for branches that the network does not have, and where nothing can drift;
+    OSError, before anything is sampled, where they cannot be written.
     """
     model = model_config(config.model)
     sampler = Sampler(config.sampler, model.diffusion)
@@ -41,9 +43,12 @@ def draw_features(config: FeaturesConfig) -> str:
     for branch in branches:
         if not 0 <= branch <= inner:
             raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to {inner}")
+    out = Path(config.out or f"outputs/features-{Path(config.model).stem}")
+    similarity, drift = out / "similarity.png", out / "drift.png"
+    for file in (similarity, drift):
+        check_writable(file)
     seeds = range(config.seed, config.seed + config.num_images)
     drifts = measure_drift(pipeline, sampler, branches, seeds)
-    out = Path(config.out or f"outputs/features-{Path(config.model).stem}")
-    save_figure(pictures.similarity(drifts, sampler.eval_timesteps), out / "similarity.png")
-    save_figure(pictures.drift(drifts), out / "drift.png")
+    save_figure(pictures.similarity(drifts, sampler.eval_timesteps), similarity)
+    save_figure(pictures.drift(drifts), drift)
     return f"similarity.png and drift.png are in {out} (trajectories: {len(seeds)})"

@@ -32,7 +32,7 @@ from experiments.planning import frontier_page
 from experiments.planning.contenders import Contender, check_seeds, fewer_steps, own_rows, rows_of, setting_name
 from experiments.planning.end_error import final_states, mean_psnr, squared_errors
 from experiments.planning.tuning import check_uncompiled
-from models.files import write_safetensors, write_text
+from models.files import check_writable, write_safetensors, write_text
 from samplers import Sampler, SamplerConfig
 
 STORED = configs.ROOT / "docs" / "frontier"
@@ -89,12 +89,14 @@ class Frontier:
 
     def run(self) -> str:
         """Runs what is missing, then writes tables and picture -> the summary of them."""
+        text, picture = self.out / "frontier.md", self.out / "frontier.png"
+        for file in (text, picture):
+            check_writable(file)
         wanted = {self.path(*row, seeds): (*row, seeds) for seeds in self.blocks for row in self.rows}
         missing = {path: what for path, what in wanted.items() if not path.exists()}
         for path, what in tqdm(missing.items(), unit="row", desc="frontier", disable=not missing):
             write_text(path, json.dumps(self.measure(*what), indent=1) + "\n")
         results = frontier_page.ordered(self.results())
-        text, picture = self.out / "frontier.md", self.out / "frontier.png"
         write_text(text, frontier_page.page(results, Path(self.config.model).stem) + "\n")
         save_figure(frontier_page.picture(results), picture)
         return "\n".join([*frontier_page.summary(results), "", f"All rows are in {text}, the picture is {picture}."])

@@ -132,8 +132,9 @@ class Search:
         evals = self.sampler.num_evals
         regular = {shape: plan for shape in shapes(evals, self.branches) if (plan := shape.largest(evals, self.budget))}
         if not regular:
+            cheaper = "" if NULL in self.branches else f", or {NULL} among the branches"
             raise InputError(f"a budget of {self.budget.limit:.1%} of the uncached MACs allows no plan at branches "
-                             f"{self.branches}; give a larger one, or -1 among the branches")  # fmt: skip
+                             f"{self.branches}; give a larger one{cheaper}")  # fmt: skip
         # A plan that is poor with one forecast is poor with all of them: only the best are tried with every one, and
         # the uniform one, which what comes out should never be worse than.
         trials = self.compare("regular plans", [(plan, Lagrange()) for plan in dict.fromkeys(regular.values())])
@@ -190,6 +191,12 @@ class Search:
             trial = self.measure("calibrated, fitted", best.plan, weights)
             best = max(best, trial, key=lambda trial: trial.psnr)
         return best
+
+    def with_own_forecasters(self, best: Trial) -> Iterator[Trial]:
+        """The best plan with each of the user's own forecasts: what they are worth beside its own."""
+        for forecaster in own_forecasters(self.config.forecasters):
+            if forecaster != best.forecaster:
+                yield self.measure(best.name, best.plan, forecaster)
 
     def baselines(self) -> Iterator[Trial]:
         """Published schedules at the same cost, with the forecast they were published with: reuse."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class SweepConfig(SampleConfig):
     data: str | None = None  # real images or their statistics, for distances to them: mnist, FILE.npz, a folder …
     inception: str | None = None  # the weights of FID's network; null: where they are, or their download
     clip: str | None = None  # the network of CLIP scores
-    out: str = "outputs/sweeps/sweep"
+    out: str | None = None  # null: outputs/sweeps/, in a folder named after the model and what is swept
     only_render: bool = False  # runs nothing: the report of what there is
 
     def __post_init__(self) -> None:
@@ -68,7 +68,8 @@ def run(config: SweepConfig) -> Outcome:
 
     Raises InputError where nothing of the grid can be run, and for a device or data that are not there.
     """
-    world, out = join(), Path(config.out)
+    world, out = join(), Path(config.out or default_out(config))
+    config = replace(config, out=str(out))
     if not config.only_render:
         device = world.first_then_others(lambda: world.device(config.device))
         judges = Judges(config.data, config.inception, config.clip, str(device))
@@ -77,6 +78,12 @@ def run(config: SweepConfig) -> Outcome:
         world.first(lambda: begin(plan(config, wanted), out))
         execute([each.row for each in wanted if each.row], out, judges=judges)
     return world.first(lambda: render(out))
+
+
+def default_out(config: SweepConfig) -> str:
+    """The folder of a sweep that names none: the same for the same sweep, of whatever device."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "only_render")}
+    return f"outputs/sweeps/{Path(config.model).stem}-{json_digest(settings)[:8]}"
 
 
 def begin(planned: SweepPlan, out: Path) -> None:

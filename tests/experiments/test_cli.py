@@ -64,6 +64,7 @@ class Helped:
 @dataclass(frozen=True)
 class Sweep:
     grid: dict[str, Any] = field(default_factory=dict)
+    title: str = "Sweep"
 
 
 @pytest.fixture
@@ -112,12 +113,29 @@ def test_a_key_that_changes_nothing_is_refused_among_the_words_alone(capsys, def
 
 
 def test_a_replaced_key_takes_the_place_of_the_default_file_s(tmp_path):
-    (tmp_path / "default.yaml").write_text("grid: {a: 1}\n")
+    (tmp_path / "default.yaml").write_text("grid: {a: 1}\ntitle: Of a\n")
     (tmp_path / "other.yaml").write_text("grid: {a: 2}\n")
-    default = {"default": str(tmp_path / "default.yaml"), "replaced": ["grid"]}
-    assert seen(Sweep, [], **default).grid == {"a": 1}
-    assert seen(Sweep, ["grid.b=3"], **default).grid == {"b": 3}
+    default = {"default": str(tmp_path / "default.yaml"), "replaced": {"grid": ["title"]}}
+    assert seen(Sweep, [], **default) == Sweep({"a": 1}, "Of a")
+    assert seen(Sweep, ["grid.b=3"], **default) == Sweep({"b": 3})
+    assert seen(Sweep, ["grid.b=3", "title=Mine"], **default) == Sweep({"b": 3}, "Mine")
     assert seen(Sweep, [str(tmp_path / "other.yaml"), "grid.b=3"], **default).grid == {"a": 2, "b": 3}
+
+
+@pytest.mark.parametrize("word", ["imort=mine.py", "imports=mine.py", "--import-=mine.py"])
+def test_who_misspells_import_is_told(capsys, word):
+    assert "did you mean import=FILE.py?" in refusal(capsys, Job, [word])
+
+
+def test_a_script_of_another_checkout_is_refused(capsys, monkeypatch, tmp_path):
+    """It would run the installed checkout's code, on its files."""
+    for name in ("scripts/job.py", "configs/__init__.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "scripts" / "job.py"))
+    assert f"pip install -e {tmp_path}" in refusal(capsys, Job, [])
+    monkeypatch.setattr(configs, "ROOT", tmp_path)
+    assert seen(Job, []) == Job()
 
 
 @pytest.mark.parametrize("words", [["import={}"], ["import=[{}]"]])

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,11 +31,11 @@ from caching import (
 )
 from configs import InputError
 from experiments.planning import end_error
-from experiments.planning.calibration import calibrate, default_name
+from experiments.planning.calibration import STAYS, calibrate, default_name
 from experiments.planning.end_error import EndError, mean_psnr, squared_errors
 from experiments.planning.fitting import NormalEquations, Teacher, _solve, fit
 from experiments.planning.naming import words
-from experiments.planning.search import CLOSED_FORMS
+from experiments.planning.search import CLOSED_FORMS, Search, Trial
 from experiments.planning.tuning import tuned
 from experiments.runs.run import SampleConfig, run
 from samplers import DiffusionConfig, Sampler, SamplerConfig
@@ -113,6 +114,33 @@ def test_a_longer_search_finds_what_a_shorter_one_measured(tmp_path, calibration
     after = [json.loads(line)["key"] for line in journal.read_text().split("\n") if line]
     assert after[: len(keys)] == keys
     assert len(after) == len(set(after)) > len(keys)
+
+
+def test_a_plan_that_is_there_stays_unless_a_nearer_one_is_found(tmp_path, calibration, monkeypatch):
+    good = calibrate(calibration(tmp_path))
+    entries = load_plan(good.path).entries
+    worst = Trial("poor", (None,) + (0,) * 7, Reuse(), 0.0)
+    monkeypatch.setattr(Search, "run", lambda _: worst)
+    again = calibrate(calibration(tmp_path))
+    assert again.best[1:] == good.best[1:]
+    assert f"| {STAYS} " in str(again)
+    assert load_plan(good.path).entries == entries
+    cheap = calibrate(calibration(tmp_path, budget=load_plan(good.path).record["price"] - 0.01))
+    assert cheap.best == worst, "what is there costs more than it may"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("notes", "is damaged or not a plan file"), (None, "does not fit: it was made for sampler")],
+)
+def test_a_file_that_holds_something_else_is_not_written_over(plans, tmp_path, calibration, content, sentence):
+    file = tmp_path / "plans" / "a.json"
+    file.parent.mkdir()
+    file.write_text(content or Path(plans, "a.json").read_text())
+    before = file.read_text()
+    with pytest.raises(InputError, match=sentence):
+        calibrate(calibration(tmp_path, sampler={"steps": 4}))
+    assert file.read_text() == before
 
 
 def test_measurements_on_another_noise_schedule_are_others(pipeline, tmp_path):
@@ -204,6 +232,10 @@ def test_forecasters_of_ones_own_are_tried(tmp_path, own, calibration, monkeypat
     found = calibrate(calibration(tmp_path, forecasters=[{"name": own, "share": [0.1, 0.2]}, own], trials=0))
     names = {FORECASTERS["part"], Lagrange, Fitted}
     assert type(found.best.forecaster) in names
+    of_the_best = [trial.forecaster for trial, _ in found.rows if trial.plan == found.best.plan]
+    for share in (0.1, 0.2, 0.9):
+        assert FORECASTERS["part"](share) in of_the_best, "it says what became of them"
+    assert "part" not in {row["forecaster"]["name"] for row in load_plan(found.path).record["compared"]}
     tried = (tmp_path / "plans" / "a.trials.jsonl").read_text().count('"key"')
     calibrate(calibration(tmp_path, forecasters=[{"name": own, "share": [0.1, 0.2, 0.3]}, own], trials=0))
     assert (tmp_path / "plans" / "a.trials.jsonl").read_text().count('"key"') > tried, "another value, more trials"
