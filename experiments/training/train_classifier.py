@@ -29,7 +29,10 @@ class TrainClassifierConfig:
 
     data: str = "mnist"  # mnist, or an .npz file with {train,test}_images and _labels
     epochs: int = 6
-    batch_size: int = 128  # real digits; half as many that are none are added to each batch
+    batch_size: int = 128  # real digits
+    # Half as many images that are no digits are added to each batch. Without them it is the usual classifier, which is
+    # sure of much that nobody can read.
+    non_digits: bool = True
     learning_rate: float = 3e-3  # peak
     seed: int = 0
     out: str = "outputs/mnist_classifier.safetensors"
@@ -110,7 +113,8 @@ def _optimise(network: Classifier, images: ArrayImages, config: TrainClassifierC
             x = x.roll(torch.randint(-SHIFT, SHIFT + 1, (2,)).tolist(), (2, 3))
             x = (x + GRAIN * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)).clamp(-1, 1)
             target = F.one_hot(images.labels[indices], network.config.num_classes).float()
-            x, target = add_non_digits(x, target)
+            if config.non_digits:
+                x, target = add_non_digits(x, target)
             loss = F.cross_entropy(network(x), target)
             optimizer.zero_grad()
             loss.backward()

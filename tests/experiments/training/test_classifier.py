@@ -126,6 +126,17 @@ def test_training_again_gives_the_same_weights(trained):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_without_images_that_are_no_digits_it_is_surer_of_them(trained):
+    surer = trained.with_name("surer.safetensors")
+    train_classifier(
+        TrainClassifierConfig(data=str(trained.with_name("bars.npz")), epochs=2, non_digits=False, out=str(surer))
+    )
+    noise = ArrayImages(torch.randint(0, 256, (50, 1, 32, 32), generator=torch.Generator().manual_seed(0)).byte())
+    with_them, without = (predict(load(file), noise).confidence.mean() for file in (trained, surer))
+    assert without > with_them + 0.01
+    assert load(surer).record["non_digits"] is False
+
+
 @pytest.mark.parametrize("batch", [1, 7, 8, 20, 128])
 def test_half_as_many_images_that_are_no_digits_are_added(batch):
     x = torch.rand(batch, 1, 32, 32)
