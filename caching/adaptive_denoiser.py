@@ -74,6 +74,7 @@ class AdaptiveDenoiser:
         at the trajectory's first evaluation.
         """
         check_under_way(self.evaluations, len(self._moments))
+        self.unet.check_size(x)
         self._shape = same_shape(x, self._shape)
         self._images = self._images or self._images_of(len(x))
         branch = self.policy.branch

@@ -54,10 +54,10 @@ class SavedPlan:
                              f"{checkpoint[:12] or '(random)'}; calibrate one for these")  # fmt: skip
         ours = {f"sampler.{key}": value for key, value in sampler.items()} | _jsonable(pipeline)
         theirs = {f"sampler.{key}": self.sampler.get(key) for key in sampler} | self.pipeline
-        changed = [key for key in ours if key in theirs and theirs[key] != ours[key]]
+        changed = [key for key in ours if theirs.get(key) != ours[key]]
         if changed:
             key = changed[0]
-            raise InputError(f"it was made for {key}={theirs[key]}, not {ours[key]}; sample with its settings, or "
+            raise InputError(f"it was made for {key}={theirs.get(key)}, not {ours[key]}; sample with its settings, or "
                              "calibrate one for these")  # fmt: skip
         if tuple(self.timesteps) != tuple(timesteps):
             raise InputError("it was made for other timesteps; calibrate one for this noise schedule")

@@ -70,6 +70,9 @@ def parse_words(words: Iterable[str], schema: type | None = None) -> dict[str, A
     given = OmegaConf.create()
     for word in words:
         key, equals, value = word.partition("=")
+        if value.startswith("~/"):  # shells expand it at the beginning of a word alone
+            value = str(Path(value).expanduser())
+            word = f"{key}={value}"
         if not (key and equals):
             raise InputError(f"{word!r} is not of the form key=value, e.g. num_images=16")
         if "${" in word:

@@ -7,7 +7,7 @@ import io
 import itertools
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -75,7 +75,7 @@ class ShardImages:
     resized and cropped as those of image folders are (None: none are)."""
 
     def __init__(self, folder: Path, channels: int, resolution: int | None) -> None:
-        self.folder, self.paths = folder, sorted(folder.glob("*.npz"))
+        self.folder, self.paths = folder, in_order(folder.glob("*.npz"))
         self.channels, self.resolution = channels, resolution
         sizes = [array_header(path)[0][0] for path in self.paths]
         self.starts = list(itertools.accumulate(sizes, initial=0))
@@ -165,11 +165,17 @@ def data_name(data: str) -> str:
     return path.stem if path.suffix == ".npz" else path.name
 
 
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Files sorted by folder and name, numbers by their size: those that are named after seeds in the order of seeds,
+    which have more than six digits from a million on."""
+    return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
+
+
 def image_paths(folder: Path) -> list[Path]:
     """The image files below `folder`, sorted. Raises InputError where there are none, or no such folder."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = in_order(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(f"there are no images ({', '.join(SUFFIXES)}) below {folder}")
     return paths

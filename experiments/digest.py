@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,8 @@ def json_digest(content: Any) -> str:
 
 
 def file_digest(file: str | Path) -> str:
-    """sha256 of a file; of one that is unchanged it is computed once. Raises InputError where it cannot be read."""
+    """sha256 of a file. Raises InputError where it cannot be read."""
     try:
-        about = Path(file).stat()
+        return digest(Path(file), "sha256")
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from error
-    return _digest(Path(file), about.st_mtime_ns, about.st_size)
-
-
-@cache
-def _digest(file: Path, changed: int, size: int) -> str:
-    return digest(file, "sha256")

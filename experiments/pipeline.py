@@ -169,7 +169,8 @@ class Pipeline:
         multiple = factor * 2 ** (network.num_levels - 1)
         sides = []
         for name in ("height", "width"):
-            pixels = getattr(self.config, name) or network.resolution * factor
+            given = getattr(self.config, name)
+            pixels = network.resolution * factor if given is None else given
             if pixels % multiple or pixels < multiple:
                 raise InputError(f"{name} {pixels} is no multiple of {multiple} pixels, which this model needs")
             sides.append(pixels // factor)

@@ -58,6 +58,14 @@ def known_by_md5(file: Path) -> str:
 
 
 def digest(file: Path, algorithm: str) -> str:
+    """A file's digest, in hexadecimal; of one that is unchanged it is computed once. Raises OSError where it cannot be
+    read."""
+    about = file.stat()
+    return _digest(file, algorithm, about.st_mtime_ns, about.st_size)
+
+
+@cache
+def _digest(file: Path, algorithm: str, changed: int, size: int) -> str:
     hasher = hashlib.new(algorithm)
     with file.open("rb") as opened:
         while chunk := opened.read(1 << 20):

@@ -19,8 +19,8 @@ def fast(unet: UNet, num_timesteps: int = 1000) -> FastUNet:
     """A U-Net that computes what `unet` computes, sooner: what the scripts sample with (`engine=fast`).
 
     num_timesteps: that it was trained on; see FastUNet. The two share their parameters, which are laid out in the
-    memory format that suits the device from then on: channels last, but for float32 on a GPU. A fast U-Net comes back
-    as it is.
+    memory format that suits the device from then on: channels last, but for float32 on a GPU. What it computes from
+    them once stays: where parameters change, make it anew. A fast U-Net comes back as it is.
     """
     if isinstance(unet, FastUNet):
         return unet
@@ -102,7 +102,8 @@ class SplitUNet(FastUNet):
         tapped: dict[int, Feature] = {}
         for i in reversed(range(stop, stop + len(skips))):
             if i in taps:
-                h = tapped[i] = self.splits[str(i)].keep(h) if str(i) in self.splits else h
+                is_whole = str(i) in self.splits and not isinstance(h, PartialSums)
+                h = tapped[i] = self.splits[str(i)].keep(h) if is_whole else h
             stage = self.splits[str(i)] if isinstance(h, PartialSums) else self.up[i]
             h = stage(h, skips[i - stop], emb, context)
         return h, tapped

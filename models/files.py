@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+HOST = platform.node().replace(".", "-") or "localhost"  # of several machines that write to one folder
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -32,8 +35,8 @@ def check_writable(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes, in `folder` and below, what processes that were killed left half-written."""
-    for left in folder.rglob(".*.part"):
+    """Removes, in `folder` and below, what processes of this machine that were killed left half-written."""
+    for left in folder.rglob(f".*.{HOST}.*.part"):
         if not _is_running(left.name.split(".")[-2]):
             left.unlink(missing_ok=True)
 
@@ -69,7 +72,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
     The name is this process's own, since several may write the same file. See remove_unfinished.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished

@@ -29,7 +29,7 @@ def optimise(network: Network) -> Network:
 
     Copy and original share parameters, buffers and all else. On a CPU, prepared weights come on top of the parameters,
     layer by layer at its first call: as much memory again, of 3x3 convolutions in float32 twice as much; and once more
-    where maps of another size follow. Parameters may change later; they are prepared again.
+    where maps of another size follow. Parameters may change later; these layers prepare them again.
     """
     return _optimised(network, {})
 

@@ -44,7 +44,7 @@ def is_native(state: State) -> bool:
 
 def network_config(state: State) -> UNetConfig:
     """The network's configuration. Raises InputError for damaged metadata."""
-    content = _record(state, "network")
+    content = record(state, "network")
     if not isinstance(content, dict):
         raise InputError("its metadata does not say what the network is")
     return configs.parse(UNetConfig, content, where="its metadata")
@@ -59,10 +59,11 @@ def records(state: State) -> dict[str, Any]:
     """What `save` was given besides the network."""
     if not is_native(state):
         return {}
-    return {name: _record(state, name) for name in state.metadata if name not in ("format", "network")}
+    return {name: record(state, name) for name in state.metadata if name not in ("format", "network")}
 
 
-def _record(state: State, name: str) -> Any:
+def record(state: State, name: str) -> Any:
+    """One of the mappings in the metadata; None where there is none. Raises InputError where it is damaged."""
     try:
         return json.loads(state.metadata.get(name, "null"))
     except ValueError as error:

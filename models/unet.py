@@ -145,10 +145,14 @@ class UNet(nn.Module):
         """What leaves up[0] -> eps (B, out_channels, H, W)."""
         return self.conv_out(F.silu(self.norm_out(h)))
 
-    def _check_pass(self, x: Tensor, branch: int | None, feature: Feature | None, taps: Sequence[int]) -> None:
+    def check_size(self, x: Tensor) -> None:
+        """Raises InputError for an x (B, C, H, W) whose sides cannot be halved as often as the network does."""
         f, (height, width) = 2 ** (self.config.num_levels - 1), x.shape[-2:]
         if height % f or width % f:
             raise InputError(f"x of {height}x{width} does not fit this network; both sides must be multiples of {f}")
+
+    def _check_pass(self, x: Tensor, branch: int | None, feature: Feature | None, taps: Sequence[int]) -> None:
+        self.check_size(x)
         inner = self.num_branches - 1
         if branch is not None and not 0 <= branch <= inner:
             raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to {inner}")

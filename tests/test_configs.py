@@ -394,3 +394,10 @@ def test_one_of_and_check_keys_name_what_there_is():
         InputError, match=r"the policy has no key 'intervall'; did you mean 'interval'\? known: interval"
     ):
         configs.check_keys(["intervall"], ["interval"], "the policy")
+
+
+def test_the_home_folder_is_found_where_shells_do_not_expand_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert configs.parse_words(["out=~/a", "b.c=~/d", "e=a~/f"]) == {
+        "out": "/home/someone/a", "b": {"c": "/home/someone/d"}, "e": "a~/f",
+    }  # fmt: skip

@@ -86,8 +86,9 @@ def _run_prompts(folder: Path, images: ImageSet) -> list[str]:
         summary = json.loads(file.read_text(encoding="utf-8"))
         config, conditions = summary["config"], summary["conditions"]
         had_prompts = config["prompt"] is not None or config["prompts"] is not None
-        prompts = [conditions[index - config["seed"]] for index in images.indices]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        by_seed = dict(enumerate(conditions, config["seed"]))  # of the last run; the folder may hold others' images
+        prompts = [by_seed[index] for index in images.indices]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} does not tell the prompts of these images; name them with prompts=FILE") from error
     if not had_prompts:
         raise InputError(f"the run of {file} had no prompts; CLIP scores are of images that were made from prompts")

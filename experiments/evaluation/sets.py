@@ -18,6 +18,7 @@ from experiments.data import (
     Images,
     ShardImages,
     array_header,
+    in_order,
     read_arrays,
     read_image,
     to_tensor,
@@ -101,7 +102,7 @@ def npz_images(path: Path) -> ArrayImages | None:
 
 def _folder_set(folder: Path, root: Path) -> ImageSet | None:
     name = folder.name if folder == root else str(folder.relative_to(root))
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in NO_SAMPLES)
+    files = in_order(path for path in folder.iterdir() if path.is_file() and path.name not in NO_SAMPLES)
     paths = [path for path in files if path.suffix.lower() in SUFFIXES]
     if paths:
         images = FileImages(paths)
@@ -116,9 +117,7 @@ def _shard_set(name: str, folder: Path, shards: Sequence[Path]) -> ImageSet:
     if len(shapes) > 1:
         raise InputError(f"the .npz files in {folder} hold images of different sizes; samples must be of one size")
     ((height, width, channels),) = shapes
-    if height != width:
-        raise InputError(f"the images in {folder} are {height}x{width}; .npz files are read of square images alone")
-    images = ShardImages(folder, channels, height)
+    images = ShardImages(folder, channels, None)
     seeds = [seed for path in shards for seed in _seeds(path)]
     return ImageSet(name, images, _names(seeds, len(images)), (channels, height, width))
 

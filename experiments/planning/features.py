@@ -26,6 +26,11 @@ class FeaturesConfig(SampleConfig):
     branches: list[int] | None = None  # null: one in four, from the outermost to the innermost
     num_images: int = 4
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.branches == []:
+            raise InputError("branches must name at least one")
+
 
 def draw_features(config: FeaturesConfig) -> str:
     """Writes similarity.png and drift.png into config.out -> where they are.
@@ -39,7 +44,7 @@ def draw_features(config: FeaturesConfig) -> str:
         raise InputError("features drift from one network evaluation to the next; take sampler.steps of at least 2")
     pipeline = load_pipeline(config.checkpoint, config.model, config, pick_device(config.device))
     inner = pipeline.unet.num_branches - 1
-    branches = config.branches or sorted({*range(0, inner, 4), inner})
+    branches = sorted({*range(0, inner, 4), inner}) if config.branches is None else config.branches
     for branch in branches:
         if not 0 <= branch <= inner:
             raise InputError(f"branch {branch} does not exist; this network has branches 0 (outermost) to {inner}")

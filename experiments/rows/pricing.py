@@ -76,7 +76,7 @@ def only_strategy(config: SampleConfig) -> Strategy:
 def _pass_costs(model: str, height: int | None, width: int | None) -> PassCosts:
     config = model_config(model)
     factor = config.first_stage.downsampling if config.first_stage else 1
-    size = tuple(side // factor if side else config.network.resolution for side in (height, width))
+    size = tuple(config.network.resolution if side is None else side // factor for side in (height, width))
     return pass_costs(config.network, size, context_length(config))
 
 

@@ -1,8 +1,9 @@
 """The output folder of a sampling run, block by block, so that a run can end anywhere and go on.
 
 A block is batch_size consecutive seeds on an absolute grid: block k covers seeds kB, …, (k + 1)B - 1, whatever range is
-asked for, and is always computed whole. So an image has the same place in the same batch in every run, and is the same
-bit for bit whatever the range, the order, the number of processes and the interruptions.
+asked for, and is always computed whole. (The last of all ends where seeds do.) So an image has the same place in the
+same batch in every run, and is the same bit for bit whatever the range, the order, the number of processes and the
+interruptions.
 
     run.json             what the images depend on
     STRATEGY/            the images: PNGs or shards, see experiments/runs/samples.py
@@ -33,7 +34,7 @@ from experiments.digest import json_digest
 from experiments.grid import folder_name
 from experiments.runs.samples import Batch, storage
 from models.files import remove_unfinished, write_bytes
-from samplers import GuidancePlan
+from samplers import SEEDS, GuidancePlan
 
 BLOCKS = "blocks"  # the folder of the records
 MANIFEST = "run.json"
@@ -133,7 +134,8 @@ class RunFolder:
     def blocks(self, seeds: range) -> list[range]:
         """The blocks that cover the seeds."""
         size = self.batch_size
-        return [range(k * size, (k + 1) * size) for k in range(seeds[0] // size, seeds[-1] // size + 1)]
+        starts = range(seeds[0] // size * size, seeds[-1] + 1, size)
+        return [range(start, min(start + size, SEEDS)) for start in starts]
 
     def examine(self, seeds: range) -> tuple[list[Task], list[str]]:
         """Reads everything that the seeds' blocks have left here -> what is to be made, and a sentence about each block

@@ -139,7 +139,7 @@ def begin(job: Job, seeds: range) -> list[Task]:
         sentences.append(
             f"{folder.path} holds {blocks - len(tasks)} of {blocks} batches; {len(tasks)} are left to make"
         )
-    computed = len(tasks) * folder.batch_size
+    computed = sum(len(task.block) for task in tasks)
     if computed >= 2 * len(seeds):
         sentences.append(f"{computed} images are computed for {len(seeds)}: batches are always whole, so that no image "
                          f"depends on the others that were asked for; a smaller batch_size is quicker")  # fmt: skip
@@ -186,10 +186,17 @@ def identity(
         settings["prompts"] = json_digest(pipeline.prompts)
     plans = [asdict(strategy.policy.saved) for strategy in chosen if isinstance(strategy.policy, PlanFile)]
     if plans:
-        settings["policy"] = {"name": "plan", "plans": json_digest(plans)}
+        settings["policy"] = {"name": "plan", "plans": json_digest(plans)} | _beside_plans(config.policy)
     settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
     settings |= code_of(*(type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)))
     return dict(_flat({**settings, "model": Path(config.model).stem, "network": json_digest(network)}))
+
+
+def _beside_plans(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the policies' settings says more than the plan files among them."""
+    names = policy["name"] if isinstance(policy["name"], list) else [policy["name"]]
+    others = [name for name in names if name != "plan" and not str(name).endswith(".json")]
+    return {**policy, "name": others, "file": None} if others else {}
 
 
 def meant_by_auto(chosen: Sequence[Strategy], sampler: Sampler) -> Any:

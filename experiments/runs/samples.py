@@ -22,6 +22,7 @@ from experiments.data import (
     array_header,
     holds_shards,
     image_paths,
+    in_order,
     read_arrays,
     sample_folder,
     to_tensor,
@@ -136,7 +137,7 @@ def open_samples(folder: str | Path) -> FolderImages | ShardImages:
     if not path.is_dir():
         raise InputError(f"there is no folder {path}")
     if holds_shards(path):
-        shape, _ = array_header(min(path.glob("*.npz")))
+        shape, _ = array_header(in_order(path.glob("*.npz"))[0])
         return ShardImages(path, shape[-1], None)
     return FolderImages(path, len(read_png(image_paths(path)[0])), None)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import configs
 from configs import InputError
 from experiments.data import Images
-from models import reading
+from models import native, reading
 from models.files import write_safetensors
 
 FORMAT = "classifier/1"
@@ -111,13 +111,18 @@ def load(path: str | Path = BUNDLED) -> Classifier:
     state = reading.read(Path(path) if Path(path).exists() else configs.ROOT / path)
     if state.metadata.get("format") != FORMAT:
         raise InputError(f"{path} is not a classifier; scripts/train_classifier.py makes one")
-    config = configs.parse(ClassifierConfig, json.loads(state.metadata["network"]), where=f"{path}: its metadata")
-    network = Classifier(config)
+    try:
+        architecture, training = native.record(state, "network"), native.record(state, "training")
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(architecture, dict) or not isinstance(training, dict):
+        raise InputError(f"{path} is damaged: its metadata does not say what the network is and how it was trained")
+    network = Classifier(configs.parse(ClassifierConfig, architecture, where=f"{path}: its metadata"))
     try:
         network.load_state_dict(state.tensors)
     except RuntimeError as error:
         raise InputError(f"{path} does not hold the weights its metadata promises ({error})") from error
-    network.record = json.loads(state.metadata["training"])
+    network.record = training
     return network.eval().requires_grad_(False)
 
 

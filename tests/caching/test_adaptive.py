@@ -263,6 +263,8 @@ def test_trajectories_that_do_not_fit_are_refused(network):
     with pytest.raises(InputError, match="log_snr has 1 entries for 2"):
         denoiser.begin(2, [0.0])
     denoiser.begin(2)
+    with pytest.raises(InputError, match="x of 15x15 does not fit this network; both sides must be multiples of"):
+        denoiser(x[..., :15, :15], t)
     denoiser(x, t)
     for other in (x[:1], x[..., :8]):
         with pytest.raises(InputError, match=r"changed shape within a trajectory, from \[2, 3, 16, 16\] to"):

@@ -169,6 +169,16 @@ def test_a_split_forecast_is_the_sum_of_separately_computed_parts(networks):
     assert not close([whole(x, t, cond) for x, t in zip(xs, ts, strict=True)][-1], got, 1e-6), "another approximation"
 
 
+@pytest.mark.parametrize("branch", [1, 2])
+def test_a_partial_pass_can_tap_the_branch_that_it_enters_at(networks, branch):
+    plain, _, split, cond = networks
+    x, t = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([500] * 2)
+    for network in (plain, split):
+        _, tapped = network(x, t, cond, taps=[branch])
+        _, again = network(x, t, cond, branch=branch, feature=tapped[branch], taps=[branch])
+        assert again[branch] is tapped[branch]
+
+
 def test_the_store_holds_the_parts_and_says_their_bytes():
     store, parts = FeatureStore(history=2), PartialSums(*(torch.full((1, c, 2, 2), float(c)) for c in (4, 3, 0)))
     store.write(1, parts, 0)

@@ -186,6 +186,7 @@ def test_low_precision_runs_the_networks_only(model):
         (TEXT, {"prompt": "a", "prompts": "b"}, "either prompt or prompts"),
         (TEXT, {"prompts": "nowhere.txt"}, "nowhere.txt cannot be read"),
         (TEXT, {"prompt": "a", "height": 21}, "height 21 is no multiple of 4"),
+        (TEXT, {"prompt": "a", "width": 0}, "width 0 is no multiple of 4"),
         (TEXT, {"prompt": "a", "labels": [1]}, "has no classes"),
         (CLASSES, {"prompt": "a"}, "takes no prompts"),
         (CLASSES, {"negative_prompt": "", "guidance": GuidanceConfig(2.0)}, "takes no prompts"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.files import check_writable, remove_unfinished, write_atomically, write_safetensors, write_text
+from models.files import HOST, check_writable, remove_unfinished, write_atomically, write_safetensors, write_text
 
 resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
 
@@ -80,8 +80,9 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     (tmp_path / "blocks").mkdir()
-    left = tmp_path / "blocks" / f".a.json.{ended.pid}.part"
-    others = [tmp_path / f".b.json.{os.getpid()}.part", tmp_path / ".c.part", tmp_path / "d.part", tmp_path / "e"]
+    left = tmp_path / "blocks" / f".a.json.{HOST}.{ended.pid}.part"
+    others = [f".b.json.{HOST}.{os.getpid()}.part", f".b.json.elsewhere.{ended.pid}.part", ".c.part", "d.part", "e"]
+    others = [tmp_path / name for name in others]
     for file in (left, *others):
         file.touch()
     remove_unfinished(tmp_path)

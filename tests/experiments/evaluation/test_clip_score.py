@@ -85,6 +85,10 @@ def test_prompts_of_a_run_are_found_in_its_summary(images, tmp_path):
             {"config": {"seed": 44, "prompt": "x", "prompts": None}, "conditions": ["x"] * 2},
             "does not tell the prompts",
         ),
+        (
+            {"config": {"seed": 42, "prompt": None, "prompts": "prompts.txt"}, "conditions": ["x", "y", "z"]},
+            "does not tell the prompts",  # of seeds 40 and 41, which an earlier run left
+        ),
         ({"config": {"seed": 0, "prompt": None, "prompts": None}, "conditions": ["class 7"] * 99}, "had no prompts"),
     ],
 )

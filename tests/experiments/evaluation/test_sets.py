@@ -8,6 +8,7 @@ from PIL import Image
 from configs import InputError
 from experiments.evaluation.sets import open_sets
 from experiments.images import save_png
+from experiments.runs.samples import open_samples
 
 
 def save(folder, images: torch.Tensor, first: int = 0) -> None:
@@ -56,6 +57,25 @@ def test_shards_are_the_set_that_their_images_are(pictures, tmp_path, channels):
     assert packed.names == files.names
     assert packed.shape == files.shape
     assert torch.equal(content(packed), content(files))
+
+
+def test_shards_of_images_that_are_not_square_are_a_set(tmp_path):
+    images = torch.arange(5 * 3 * 4 * 6).remainder(256).byte().view(5, 3, 4, 6)
+    shards(tmp_path / "shards", images, 3)
+    (found,) = open_sets(tmp_path)
+    assert found.shape == (3, 4, 6)
+    assert torch.equal(content(found), images)
+
+
+def test_seeds_of_seven_digits_come_after_those_of_six(pictures, tmp_path):
+    images = pictures(0, 4, 3)
+    save(tmp_path / "png", images, first=999_998)
+    shards(tmp_path / "npz", images, 2, first=999_998)
+    for name in ("png", "npz"):
+        (found,) = open_sets(tmp_path / name)
+        assert list(found.indices) == [999_998, 999_999, 1_000_000, 1_000_001]
+        assert torch.equal(content(found), images)
+        assert torch.equal(open_samples(tmp_path / name).batch(range(4)), images)
 
 
 def test_an_npz_of_others_is_a_set(pictures, tmp_path):

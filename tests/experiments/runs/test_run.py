@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ import pytest
 from PIL import Image, ImageFont
 
 import configs
-from caching import POLICIES, Lagrange, Reuse, pass_costs
+from caching import POLICIES, Lagrange, Reuse, SavedPlan, pass_costs
 from configs import InputError
 from experiments.cli import main
 from experiments.grid import expand, folder_name, label, strategies
 from experiments.model import model_config
 from experiments.runs import comparison, making
-from experiments.runs.run import SampleConfig, run
-from samplers import DiffusionConfig, Sampler, SamplerConfig
+from experiments.runs.run import SampleConfig, prepare, run, sampler_of
+from experiments.runs.world import World
+from samplers import SEEDS, DiffusionConfig, Sampler, SamplerConfig
 
 
 def config_of(tiny: str, tmp_path: Path, **settings) -> SampleConfig:
@@ -150,6 +152,30 @@ def test_a_folder_of_another_configuration_is_refused_with_the_difference(tiny, 
     with pytest.raises(InputError, match=r"policy\.interval 3 there, 2 here"):
         run(config_of(tiny, tmp_path, policy={"name": "uniform", "interval": 2, "branch": 1}))
     run(config_of(tiny, tmp_path, num_images=2, device="auto"))  # no image depends on these
+
+
+def test_a_plan_beside_different_policies_is_not_the_same_run(tiny, tmp_path):
+    config = config_of(tiny, tmp_path, policy={"name": "uniform", "interval": 2, "branch": 0})
+    plan = SavedPlan(
+        [None, 0, 0, None, 0], {"name": "reuse"}, "", asdict(config.sampler), [*sampler_of(config).eval_timesteps],
+        json.loads(json.dumps(config.of_trajectories(model_config(tiny).diffusion))),
+    )  # fmt: skip
+    plan.save(tmp_path / "a.json")
+    (tmp_path / "elsewhere").mkdir()
+    plan.save(tmp_path / "elsewhere" / "a.json")
+
+    def made(*names: str, folder: Path = tmp_path) -> dict:
+        policy = {"name": [*names, str(folder / "a.json")]}
+        return prepare(config_of(tiny, tmp_path, policy=policy), World()).folder.identity
+
+    assert made("uniform") != made("none")
+    assert made() == made(folder=tmp_path / "elsewhere")
+    assert made("uniform") == made("uniform", folder=tmp_path / "elsewhere")
+
+
+def test_the_last_seeds_can_be_sampled(tiny, tmp_path):
+    run(config_of(tiny, tmp_path, seed=SEEDS - 2, num_images=2, batch_size=3))
+    assert len(read(tmp_path / "out" / "uncached")) == 2
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tiny, tmp_path):

@@ -13,7 +13,16 @@ import experiments.data
 from configs import InputError
 from experiments.data import ArrayImages, open_images
 from experiments.evaluation.judge import JudgeConfig, judge, judge_images, read_folders
-from experiments.training.classifier import BUNDLED, Classifier, ClassifierConfig, Prediction, load, predict, save
+from experiments.training.classifier import (
+    BUNDLED,
+    FORMAT,
+    Classifier,
+    ClassifierConfig,
+    Prediction,
+    load,
+    predict,
+    save,
+)
 from experiments.training.train_classifier import TrainClassifierConfig, add_non_digits, shuffle_tiles, train_classifier
 
 MNIST = Path(__file__).parents[4] / "shared" / "data" / "mnist.npz"
@@ -97,6 +106,10 @@ def test_files_that_are_no_classifier_are_refused(network, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="truncated"):
         load(path)
+    for metadata in ({}, {"network": "{"}, {"network": "[]", "training": "{}"}):
+        save_file({"x": torch.zeros(1)}, path, {"format": FORMAT, **metadata})
+        with pytest.raises(InputError, match=r"a\.safetensors is damaged: its metadata"):
+            load(path)
     network.head = torch.nn.Linear(64, 7)
     save(network, path)
     with pytest.raises(InputError, match="does not hold the weights its metadata promises"):
