@@ -104,7 +104,7 @@ class DiffusersUNet(nn.Module):
 
     def _follow(self, timestep: float) -> None:
         """Begins a trajectory unless this is the next evaluation of the one under way."""
-        timesteps, done = self.pipe.scheduler.timesteps, self.cached.evaluations
+        timesteps, done = self.pipe.scheduler.timesteps, self.cached.calls
         if timesteps is None:
             raise InputError("the pipeline's scheduler has no timesteps yet; call its set_timesteps before sampling")
         under_way = timesteps is self._timesteps and done < len(self._order)

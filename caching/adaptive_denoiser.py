@@ -38,7 +38,7 @@ class AdaptiveDenoiser:
         self.unet, self.policy, self.rows_per_image = unet, policy, rows_per_image
         self.forecaster = forecaster
         self.store = ImageStore(history_of(forecaster))
-        self.evaluations = 0  # calls made so far in this trajectory
+        self.calls = 0  # network evaluations made so far in this trajectory
         self._num_evals = 0
         self._moments: list[Moment] = []
         self._images: list[_Image] = []
@@ -48,7 +48,7 @@ class AdaptiveDenoiser:
 
     def begin(self, num_evals: int, log_snr: Sequence[float] | None = None, at: Sequence[int] | None = None) -> None:
         """As CachedDenoiser.begin. Raises InputError where the network lacks the policy's branch."""
-        self._moments, self.evaluations, self._images, self._shape = [], 0, [], None
+        self._moments, self.calls, self._images, self._shape = [], 0, [], None
         self._refresh = self._before = None
         self.store.reset()
         inner = self.unet.num_branches - 1
@@ -56,6 +56,10 @@ class AdaptiveDenoiser:
             raise InputError(f"the policy's branch {self.policy.branch} does not exist; this network has branches 0 "
                              f"(outermost) to {inner}")  # fmt: skip
         self._moments, self._num_evals = moments(num_evals, log_snr, at), num_evals
+
+    @property
+    def _now(self) -> Moment:
+        return self._moments[self.calls]
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -73,7 +77,7 @@ class AdaptiveDenoiser:
         Raises InputError when called more often than begin() said, or before it, and for a batch of another shape than
         at the trajectory's first evaluation.
         """
-        check_under_way(self.evaluations, len(self._moments))
+        check_under_way(self.calls, len(self._moments))
         self.unet.check_size(x)
         self._shape = same_shape(x, self._shape)
         self._images = self._images or self._images_of(len(x))
@@ -83,12 +87,12 @@ class AdaptiveDenoiser:
         rows = self._decide(skips[branch])
         entering = self._entering(skips[branch], emb, context, rows)
         h, _ = self.unet.ascend(entering, skips, emb, context)
-        self.evaluations += 1
+        self.calls += 1
         return self.unet.head(h)
 
     def _decide(self, skip: Tensor) -> list[int]:
         """Probes skip b (B, C, H, W) -> the rows to refresh, ascending; notes the decisions in the traces."""
-        now = self._moments[self.evaluations].evaluation
+        now = self._now.evaluation
         due = [True] * len(self._images)
         if self._refresh is not None and self._before is not None:
             both = torch.stack([_relative_change(skip, self._refresh), _relative_change(skip, self._before)])
@@ -112,12 +116,12 @@ class AdaptiveDenoiser:
         """What enters up[b] (B, C, H, W): made anew for `rows`, forecast for the others."""
         if len(rows) == len(skip):
             fresh = self._deep(skip, emb, context)
-            self.store.write(rows, fresh, self.evaluations)
+            self.store.write(rows, fresh, self._now)
             return fresh
         if rows:
             index = beside(skip, rows)
             fresh = self._deep(skip[index], emb[index], None if context is None else context[index])
-            self.store.write(rows, fresh, self.evaluations)
+            self.store.write(rows, fresh, self._now)
         return self.store.combine(self._weights(len(skip)))
 
     def _deep(self, skip: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
@@ -129,13 +133,12 @@ class AdaptiveDenoiser:
 
     def _weights(self, num_rows: int) -> list[Sequence[float]]:
         """The forecaster's weights of every row; a feature made at this very evaluation is taken as it is."""
-        now = self._moments[self.evaluations]
-        histories = [self.store.evaluations(row) for row in range(num_rows)]
-        weights: dict[tuple[int, ...], Sequence[float]] = {}
-        for history in set(histories):
-            stored = [self._moments[evaluation] for evaluation in history]
-            is_fresh = history[0] == self.evaluations
-            weights[history] = [1.0] if is_fresh else weights_of(self.forecaster, stored, now, self.policy.branch)
+        now, branch = self._now, self.policy.branch
+        histories = [self.store.moments(row) for row in range(num_rows)]
+        weights: dict[tuple[Moment, ...], Sequence[float]] = {}
+        for stored in set(histories):
+            is_fresh = stored[0] == now
+            weights[stored] = [1.0] if is_fresh else weights_of(self.forecaster, stored, now, branch)
         return [weights[history] for history in histories]
 
     def _images_of(self, num_rows: int) -> list[_Image]:

@@ -75,7 +75,7 @@ class CachedDenoiser:
         return [self.trace]
 
     @property
-    def evaluations(self) -> int:
+    def calls(self) -> int:
         """Network evaluations made so far in this trajectory."""
         return len(self._trace)
 
@@ -85,32 +85,36 @@ class CachedDenoiser:
         Raises InputError when called more often than begin() said, or before it, and for a batch of another shape than
         at the trajectory's first evaluation.
         """
-        now = self.evaluations
-        check_under_way(now, len(self.plan))
+        check_under_way(self.calls, len(self.plan))
         self._shape = same_shape(x, self._shape)
-        depth = self.plan[now]
+        depth, now = self.plan[self.calls], self._moments[self.calls]
         feature = None if depth is None else self._forecast(depth, now)
-        eps = self._null_step(feature) if depth == NULL else self._pass(x, t, cond, depth, feature)
+        eps = self._null_step(feature) if depth == NULL else self._pass(x, t, cond, depth, feature, now)
         self._trace.append(depth)
         return eps
 
-    def _pass(self, x: Tensor, t: Tensor, cond: Tensor | None, depth: Depth, feature: Feature | None) -> Tensor:
+    def _pass(
+        self, x: Tensor, t: Tensor, cond: Tensor | None, depth: Depth, feature: Feature | None, now: Moment
+    ) -> Tensor:
         fresh = refreshed(self.branches, depth)
         taps = [branch for branch in fresh if branch != NULL]
         eps, kept = self.unet(x, t, cond, branch=depth, feature=feature, taps=taps)
         if NULL in fresh:
             kept = {**kept, NULL: eps}
         for branch, entering in kept.items():
-            self.store.write(branch, entering, self.evaluations)
+            self.store.write(branch, entering, now)
         return eps
 
     def _null_step(self, output: Tensor) -> Tensor:
         return output.clone()  # what is reused as it is lies in the store; multistep samplers keep what they get
 
-    def _forecast(self, branch: int, now: int) -> Feature:
-        evaluations, features = self.store.read(branch)
-        stored = [self._moments[evaluation] for evaluation in evaluations]
-        return combine(weights_of(self.forecaster, stored, self._moments[now], branch), features)
+    def _forecast(self, branch: int, now: Moment) -> Feature:
+        return combine(*self._weigh(branch, now))
+
+    def _weigh(self, branch: int, now: Moment) -> tuple[list[float], list[Feature]]:
+        """The stored features of a branch, and before them their weights."""
+        stored, features = self.store.read(branch)
+        return weights_of(self.forecaster, stored, now, branch), features
 
 
 def moments(num_evals: int, log_snr: Sequence[float] | None, at: Sequence[int] | None = None) -> list[Moment]:

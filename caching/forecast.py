@@ -172,13 +172,18 @@ class Fitted:
 
     table: dict[str, list[float]]
 
+    @staticmethod
+    def key(now: Moment, branch: int) -> str:
+        """Where the table has the weights of a forecast."""
+        return f"{now.evaluation}:{branch}"
+
     @property
     def history(self) -> int:
         return max((len(weights) for weights in self.table.values()), default=1)
 
     def weights(self, stored: Sequence[Moment], now: Moment, branch: int) -> Sequence[float]:
         """Raises InputError for a forecast that was not fitted: another plan's weights mean nothing."""
-        weights = self.table.get(f"{now.evaluation}:{branch}")
+        weights = self.table.get(self.key(now, branch))
         if weights is None or len(weights) > len(stored):
             raise InputError(f"no weights were fitted for evaluation {now.evaluation} at branch {branch} with "
                              f"{len(stored)} stored features; use them with the plan they were fitted to")  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from caching.forecast import Moment
 from configs import InputError
 from models.feature import Feature, each, tensors
 
@@ -22,14 +23,14 @@ class FeatureStore:
     def __init__(self, history: int = 1) -> None:
         self.history = history
         self._buffers: dict[int, list[Feature]] = {}
-        self._written: dict[int, list[tuple[int, int]]] = {}  # branch -> (evaluation, slot), newest first
+        self._written: dict[int, list[tuple[Moment, int]]] = {}  # branch -> (when, slot), newest first
 
     def reset(self) -> None:
         """Forgets every feature."""
         self._written.clear()
 
-    def write(self, branch: int, feature: Feature, evaluation: int) -> None:
-        """Keeps `feature`, of tensors (B, C, H, W), which entered up[branch] at network evaluation `evaluation`."""
+    def write(self, branch: int, feature: Feature, now: Moment) -> None:
+        """Keeps `feature`, of tensors (B, C, H, W), which entered up[branch] `now`."""
         written = self._written.setdefault(branch, [])
         slots = self._buffers.get(branch, [])
         if not slots or not _alike(slots[0], feature):
@@ -39,17 +40,17 @@ class FeatureStore:
             slots = self._buffers[branch] = [each(torch.empty_like, feature) for _ in range(self.history)]
         slot = written.pop()[1] if len(written) == self.history else len(written)
         each(Tensor.copy_, slots[slot], feature)
-        written.insert(0, (evaluation, slot))
+        written.insert(0, (now, slot))
 
-    def read(self, branch: int) -> tuple[list[int], list[Feature]]:
-        """The evaluations at which the kept features of `branch` were written, newest first, and the features.
+    def read(self, branch: int) -> tuple[list[Moment], list[Feature]]:
+        """When the kept features of `branch` were made, newest first, and the features.
 
         Raises InputError where none has been written since the last `reset`.
         """
         written = self._written.get(branch)
         if not written:
             raise InputError(f"no feature of branch {branch} has been stored in this trajectory")
-        return [evaluation for evaluation, _ in written], [self._buffers[branch][slot] for _, slot in written]
+        return [moment for moment, _ in written], [self._buffers[branch][slot] for _, slot in written]
 
     @property
     def nbytes(self) -> int:
@@ -67,15 +68,15 @@ class ImageStore:
     def __init__(self, history: int = 1) -> None:
         self.history = history
         self._slots: Tensor | None = None  # (history · B, C, H, W), slot 0 of every row first
-        self._written: list[list[int]] = []  # by row: the evaluations of all its features, oldest first
+        self._written: list[list[Moment]] = []  # by row: when all its features were made, oldest first
 
     def reset(self) -> None:
         """Forgets every feature."""
         self._written = []
 
-    def write(self, rows: Sequence[int], features: Tensor, evaluation: int) -> None:
-        """Keeps the features (len(rows), C, H, W) of these rows, which entered the branch at network evaluation
-        `evaluation`. The first write after a reset is of all rows."""
+    def write(self, rows: Sequence[int], features: Tensor, now: Moment) -> None:
+        """Keeps the features (len(rows), C, H, W) of these rows, which entered the branch `now`. The first write after
+        a reset is of all rows."""
         if not self._written:
             self._slots = self._empty(features)
             self._written = [[] for _ in rows]
@@ -83,9 +84,9 @@ class ImageStore:
         index = [len(self._written[row]) % self.history * size + row for row in rows]
         self._slots.index_copy_(0, beside(features, index), features)
         for row in rows:
-            self._written[row].append(evaluation)
+            self._written[row].append(now)
 
-    def evaluations(self, row: int) -> tuple[int, ...]:
+    def moments(self, row: int) -> tuple[Moment, ...]:
         """When the kept features of `row` were made, newest first."""
         return tuple(self._written[row][: -self.history - 1 : -1])
 

@@ -67,7 +67,7 @@ class Ours:
         if task.branch is None:
             return self.engine.network(UNCACHED)(x, t, cond)[0]
         denoiser = self._denoisers.get(task)
-        if denoiser is None or denoiser.evaluations == PASSES:
+        if denoiser is None or denoiser.calls == PASSES:
             denoiser = self._denoisers[task] = self._cached(FullOnce(task.branch))
             denoiser.begin(PASSES)
             denoiser(x, t, cond)

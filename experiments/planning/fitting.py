@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from caching import NULL, CachedDenoiser, Explicit, Fitted, Forecaster, Plan, Policy
-from caching.forecast import weights_of
+from caching import NULL, CachedDenoiser, Explicit, Fitted, Forecaster, Moment, Plan, Policy
 from experiments.pipeline import Pipeline
 from experiments.runs.sampling import Run, batches, sample_batch
 from models import UNet
@@ -36,23 +35,20 @@ class Teacher(CachedDenoiser):
         self.equations: dict[str, NormalEquations] = {}  # by "evaluation:branch", over all trajectories
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        now = len(self.trace)
-        branch = self.plan[now]
+        branch = self.plan[self.calls]
         if branch is not None:
             eps, tapped = self.unet(x, t, cond, taps=[branch] if branch != NULL else [])
-            self._observe(branch, now, tapped.get(branch, eps))
+            self._observe(branch, self._moments[self.calls], tapped.get(branch, eps))
         return super().__call__(x, t, cond)
 
-    def _observe(self, branch: int, now: int, truth: Tensor) -> None:
-        evaluations, features = self.store.read(branch)
-        stored = [self._moments[evaluation] for evaluation in evaluations]
-        prior = np.array(weights_of(self.forecaster, stored, self._moments[now], branch))
+    def _observe(self, branch: int, now: Moment, truth: Tensor) -> None:
+        prior, features = self._weigh(branch, now)
         rows = torch.stack([feature.flatten() for feature in (*features, truth)]).double()
         products = (rows @ rows.T).cpu().numpy()
-        key = f"{now}:{branch}"
+        key = Fitted.key(now, branch)
         if key not in self.equations:
             count = len(features)
-            self.equations[key] = NormalEquations(np.zeros((count, count)), np.zeros(count), prior)
+            self.equations[key] = NormalEquations(np.zeros((count, count)), np.zeros(count), np.array(prior))
         self.equations[key].gram += products[:-1, :-1]
         self.equations[key].cross += products[:-1, -1]
 
