@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 import configs
 from configs import InputError
 from experiments import options, plugins
+from experiments.model import read_config
 from experiments.runs.world import LAST_WORDS, is_first, join
 from models.memory import keep_freed_memory
 
@@ -89,7 +90,7 @@ def _configuration(
     first, words = (words[0], words[1:]) if takes_first else (None, words)
     layers = {}
     if default is not None:
-        layers[first or default] = read(first or default, Path(default).parent.name)
+        layers[first or default] = read_config(first or default, Path(default).parent.name)
     given = configs.parse_words(words, schema)
     _check_import(given.keys() - {each.name for each in fields(schema)})
     for key in given.keys() & replaced.keys() if first is None else ():
@@ -123,12 +124,6 @@ def _out_of_memory(error: torch.OutOfMemoryError) -> str:
     size = str(error).partition("Tried to allocate ")[2].partition(". ")[0]
     return (f"the memory of the GPU does not hold this{size and f' ({size} more were asked for)'}; take a smaller "
             "batch_size, or precision=bf16")  # fmt: skip
-
-
-def read(name: str, folder: str = "") -> dict[str, Any]:
-    """The content of the configuration file that `name` means; of a model's own file, a default run of that model."""
-    content = configs.read(configs.find(name, folder))
-    return {"model": name} if "network" in content else content
 
 
 def fail(sentence: str) -> None:

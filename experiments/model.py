@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,17 @@ class ModelConfig(PartsConfig):
     checkpoints: dict[str, PublicFile] = field(default_factory=dict)  # by name; the first is the default
     paper_group_norms: bool = True  # does the paper's count of MACs hold its GroupNorms? see Macs in caching/cost.py
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of the cross-attention context."""
+        return self.conditioning.text.length if self.conditioning and self.conditioning.text else 1
+
+    def latent_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """The size (H, W) of the network's input for images of so many pixels; None is as trained."""
+        factor = self.first_stage.downsampling if self.first_stage else 1
+        trained = self.network.resolution
+        return trained if height is None else height // factor, trained if width is None else width // factor
+
     def paper_macs(self, macs: Macs) -> int:
         """The cost of a pass as the DeepCache paper counts it for this model."""
         return macs.paper(self.paper_group_norms)
@@ -33,6 +45,13 @@ def model_config(name: str) -> ModelConfig:
     """The configuration that `name` means: NAME in configs/models, or a YAML file."""
     path = configs.find(name, "models")
     return _read(str(name), path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+def read_config(name: str, folder: str = "") -> dict[str, Any]:
+    """The content of the configuration file that `name` means: a YAML file, or NAME in configs/`folder`. Of a model's
+    own file it is a default run of that model."""
+    content = configs.read(configs.find(name, folder))
+    return {"model": name} if "network" in content else content
 
 
 def default_checkpoint(model: str) -> str:

@@ -80,7 +80,7 @@ class Pipeline:
 
     @property
     def is_guided(self) -> bool:
-        return self.config.guidance.scale != 1
+        return self.config.guidance.is_on
 
     def guidance(self, strategy: Strategy) -> GuidanceConfig:
         """The guidance of runs under `strategy`."""

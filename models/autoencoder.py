@@ -179,6 +179,6 @@ class VQFirstStage(FirstStage):
         return distances.argmin(1).reshape(z.shape[1:])
 
 
-def first_stage(config: FirstStageConfig) -> KLFirstStage | VQFirstStage:
+def first_stage(config: FirstStageConfig) -> FirstStage:
     """The first stage that `config` describes."""
     return KLFirstStage(config) if config.codebook_size is None else VQFirstStage(config)

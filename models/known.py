@@ -41,7 +41,7 @@ Config = str | Path | Mapping[str, Any] | UNetConfig | PartsConfig
 
 def read_config(config: Config) -> PartsConfig:
     """config: NAME of configs/models, a YAML file, a mapping of its contents (or of its `network` part), or a
-    dataclass. How the public files of a network alone store it is what configs/models says of exactly this network."""
+    dataclass. How the public files of a network alone store it is what configs/models says of this network."""
     if isinstance(config, PartsConfig):
         return config
     if not isinstance(config, UNetConfig):
@@ -52,9 +52,14 @@ def read_config(config: Config) -> PartsConfig:
         if "network" in content:
             return _read_whole(content, where)
         config = configs.parse(UNetConfig, content, where=where)
-    same_network = (known for known in _published(configs.FOLDER / "models") if known.network == config)
-    known = next(same_network, PartsConfig(config))
+    published = _published(configs.FOLDER / "models")
+    known = next((each for each in published if _stored(each.network) == _stored(config)), PartsConfig(config))
     return PartsConfig(config, attention_order=known.attention_order, weights=known.weights)
+
+
+def _stored(network: UNetConfig) -> dict[str, Any]:
+    """What a file of a network depends on: not the size it was trained at, nor dropout."""
+    return {key: value for key, value in asdict(network).items() if key not in ("resolution", "dropout")}
 
 
 def _read_whole(content: Mapping[str, Any], where: str) -> PartsConfig:

@@ -12,7 +12,7 @@ import torch
 import configs
 from configs import InputError
 from models import layouts, native, reading, text_encoder
-from models.autoencoder import KLFirstStage, VQFirstStage, first_stage
+from models.autoencoder import FirstStage, first_stage
 from models.checkpoint import Provenance, assign, finish, naming, random, read_for, seeded, unet_from, without_weights
 from models.conditioning import ClassEmbedder, ClassesConfig, ConditioningConfig, TextConfig
 from models.config import FirstStageConfig
@@ -23,7 +23,6 @@ from models.part import CONDITIONER, FIRST_STAGE, UNET, Part, only_section, sect
 from models.text_encoder import TextEncoder, byte_tokenizer, clip_tokenizer
 from models.unet import UNet
 
-FirstStage = KLFirstStage | VQFirstStage
 Conditioner = ClassEmbedder | TextEncoder
 Section = TypeVar("Section", FirstStageConfig, ClassesConfig, TextConfig)
 

@@ -39,7 +39,7 @@ from samplers.ddim import ddim
 from samplers.ddpm import ddpm
 from samplers.dpmpp import dpmpp_2m
 from samplers.guidance import GuidanceConfig, GuidancePlan, guide, uncond_evals
-from samplers.noise import SEEDS, ImageNoise
+from samplers.noise import NUM_SEEDS, ImageNoise
 from samplers.plms import plms
 from samplers.sampler import Sampler, SamplerConfig
 from samplers.schedule import DiffusionConfig
@@ -49,5 +49,5 @@ from samplers.timetable import Timetable, timetable
 __all__ = [
     "ddim", "ddpm", "dpmpp_2m", "plms", "eps_only", "guide", "space", "split_output", "timetable", "uncond_evals",
     "ConditionalDenoiser", "Denoiser", "DiffusionConfig", "GuidanceConfig", "GuidancePlan", "ImageNoise", "Noise",
-    "SEEDS", "Sampler", "SamplerConfig", "Step", "Timetable",
+    "NUM_SEEDS", "Sampler", "SamplerConfig", "Step", "Timetable",
 ]  # fmt: skip

@@ -49,12 +49,17 @@ class GuidanceConfig:
         if self.interval is not None and not (len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1]):
             raise InputError(f"guidance.interval must be two noise levels [low, high] with 0 <= low < high, not "
                              f"{list(self.interval)}")  # fmt: skip
-        if self.is_partial and self.scale == 1:
+        if self.is_partial and not self.is_on:
             raise InputError("guidance.interval and guidance.every have nothing to limit at guidance.scale=1; set the "
                              "scale, or leave them out")  # fmt: skip
         if self.is_partial and self.calls == 1:
             raise InputError("with guidance.interval or guidance.every the two halves are not always called together; "
                              "leave guidance.calls out, or set it to 2")  # fmt: skip
+
+    @property
+    def is_on(self) -> bool:
+        """Does eps_u count at all?"""
+        return self.scale != 1
 
     @property
     def is_partial(self) -> bool:
@@ -64,7 +69,7 @@ class GuidanceConfig:
     @property
     def num_calls(self) -> int:
         """Calls of the network that the two halves are spread over, where both are asked for; 1 without guidance."""
-        if self.scale == 1:
+        if not self.is_on:
             return 1
         return self.calls or (2 if self.is_partial else 1)
 
@@ -83,12 +88,12 @@ class GuidanceConfig:
         plan: list[Guided] = []
         guided = 0
         for sigma in sigmas:
-            if self.scale == 1 or not low <= sigma <= high:
+            if not self.is_on or not low <= sigma <= high:
                 plan.append("off")
                 continue
             plan.append("held" if guided % self.every else "both")
             guided += 1
-        if self.scale != 1 and not guided:
+        if self.is_on and not guided:
             raise InputError(f"no network evaluation lies in guidance.interval={list(self.interval or [])}; their noise"
                              f" levels run from {max(sigmas):.4g} to {min(sigmas):.4g}")  # fmt: skip
         return tuple(plan)

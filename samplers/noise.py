@@ -9,7 +9,7 @@ from torch import Tensor
 
 from configs import InputError
 
-SEEDS = 2**32  # how many different ones a generator of torch's knows
+NUM_SEEDS = 2**32  # how many different ones a generator of torch's knows
 
 
 class ImageNoise:
@@ -22,8 +22,8 @@ class ImageNoise:
     """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        if outside := [seed for seed in seeds if not 0 <= seed < SEEDS]:
-            raise InputError(f"the seed of an image must lie in 0..{SEEDS - 1}, not {outside[0]}")
+        if outside := [seed for seed in seeds if not 0 <= seed < NUM_SEEDS]:
+            raise InputError(f"the seed of an image must lie in 0..{NUM_SEEDS - 1}, not {outside[0]}")
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.shape = tuple(shape)
         self.device = torch.device(device)

@@ -13,9 +13,8 @@ import configs
 import models
 from caching import NoCache, PassCosts, Policy, Uniform, pass_costs
 from configs import InputError
-from experiments import cli
 from experiments.benchmark.settings import Case
-from experiments.model import ModelConfig, model_config, pick_device
+from experiments.model import ModelConfig, model_config, pick_device, read_config
 from experiments.runs.run import SampleConfig
 from models import UNet
 from samplers import ImageNoise, Sampler
@@ -131,7 +130,7 @@ class Workload:
 
     @cached_property
     def costs(self) -> PassCosts:
-        return pass_costs(self.model.network, self.shape[1:], self.context_length)
+        return pass_costs(self.model.network, self.shape[1:], self.model.context_length)
 
     def macs(self, task: Task, split: bool = False) -> int:
         """Of the whole batch, attention products included. split: of a network whose concat convolutions are split."""
@@ -141,15 +140,10 @@ class Workload:
         plan = self.policy(task).plan(self.sampler.num_evals)
         return self.rows * sum(costs.of(depth).total for depth in plan)
 
-    @property
-    def context_length(self) -> int:
-        text = self.model.conditioning.text if self.model.conditioning else None
-        return text.length if text else 1
-
     def _cond(self, seed: int) -> Tensor | None:
         network = self.model.network
         if network.context_dim is not None:
-            return self._randn(seed, self.batch, self.context_length, network.context_dim)
+            return self._randn(seed, self.batch, self.model.context_length, network.context_dim)
         if network.num_classes is not None:
             return torch.zeros(self.batch, dtype=torch.long, device=self.device)
         return None
@@ -160,7 +154,7 @@ class Workload:
 
 def run_config(name: str) -> SampleConfig:
     """NAME in configs/, or a YAML file; a model's own file stands for a default run of that model."""
-    return configs.parse(SampleConfig, cli.read(name), where=name)
+    return configs.parse(SampleConfig, read_config(name), where=name)
 
 
 def _branch(run: SampleConfig) -> int:

@@ -18,7 +18,8 @@ from experiments.evaluation.sets import ImageSet
 from experiments.prompts import read_prompts
 from models.hub import reason
 
-ARCHITECTURE, WEIGHTS = "ViT-g-14", "laion2b_s34b_b88k"  # of the DeepCache paper
+ARCHITECTURE = "ViT-g-14"
+CLIP = f"{ARCHITECTURE}/laion2b_s34b_b88k"  # of the DeepCache paper
 Scorer = Callable[[Tensor, Sequence[str]], Tensor]  # images (N, C, H, W) uint8 and N prompts -> (N,)
 
 
@@ -31,8 +32,8 @@ def load_clip(name: str, device: torch.device) -> Scorer:
     open_clip = optional("open_clip", "eval", "CLIP scores need")
     architecture, weights = _parts(name)
     if architecture not in open_clip.list_models():
-        raise InputError(f"open_clip knows no model {architecture!r}; name clip=ARCHITECTURE/WEIGHTS, {ARCHITECTURE}/"
-                         f"{WEIGHTS} for one")  # fmt: skip
+        raise InputError(f"open_clip knows no model {architecture!r}; name clip=ARCHITECTURE/WEIGHTS, {CLIP} "
+                         "for one")  # fmt: skip
     logging.disable(logging.ERROR)  # retries of a download; what matters is in the exception
     try:
         network, _, prepare = open_clip.create_model_and_transforms(architecture, pretrained=weights, device=device)
@@ -100,5 +101,5 @@ def _parts(name: str) -> tuple[str, str]:
         return ARCHITECTURE, str(Path(name).expanduser())
     architecture, slash, weights = name.partition("/")
     if not (architecture and slash and weights):
-        raise InputError(f"clip must be a file or ARCHITECTURE/WEIGHTS, {ARCHITECTURE}/{WEIGHTS} for one, not {name!r}")
+        raise InputError(f"clip must be a file or ARCHITECTURE/WEIGHTS, {CLIP} for one, not {name!r}")
     return architecture, weights

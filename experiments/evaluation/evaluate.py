@@ -9,14 +9,14 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from configs import InputError, one_of
-from experiments.evaluation.clip_score import ARCHITECTURE, WEIGHTS, clip_score, load_clip, prompts_of
+from experiments.evaluation.clip_score import CLIP, clip_score, load_clip, prompts_of
 from experiments.evaluation.evaluator import images_evaluator
 from experiments.evaluation.inception import is_published, load_inception
-from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
+from experiments.evaluation.networks import FeatureNetwork, load_features
 from experiments.evaluation.pairs import compare, load_lpips, perceptual
 from experiments.evaluation.references import Reference, open_reference, save_statistics
 from experiments.evaluation.result import Evaluation, earlier, metrics_file
-from experiments.evaluation.scores import METRICS, Scores, score
+from experiments.evaluation.scores import METRICS, Scores, layers_for, score
 from experiments.evaluation.sets import ImageSet, open_sets
 from experiments.runs.world import World, join
 from experiments.training.classifier import BUNDLED, DIGITS
@@ -40,7 +40,7 @@ class EvaluateConfig:
     statistics: str | None = None  # an .npz that receives the statistics of the reference, to be a reference later
     against: str | None = None  # a folder of images of the same names: those of psnr, ssim and lpips
     prompts: str | None = None  # for clip; null takes them from the run's summary.json
-    clip: str = f"{ARCHITECTURE}/{WEIGHTS}"  # ARCHITECTURE/WEIGHTS of open_clip, or a file of ViT-g-14
+    clip: str = CLIP  # ARCHITECTURE/WEIGHTS of open_clip, or a file of ViT-g-14
     batch_size: int = 50
     device: str = "auto"
 
@@ -151,7 +151,7 @@ class _Work:
             raise InputError("name the network with features=FILE")
 
     def _of_network(self, network: FeatureNetwork, metrics: Sequence[str]) -> None:
-        layers = [layer for layer in network.widths if layer in {METRICS[metric].layer for metric in metrics} | {POOL}]
+        layers = layers_for(metrics, network)
         reference = self._reference(network, metrics, layers)
         for images in self.sets:
             samples = images_evaluator(network, images.images, self.config.batch_size, layers, images.name, self.world)

@@ -14,7 +14,7 @@ from experiments.evaluation.evaluator import Evaluator
 from experiments.evaluation.extras import optional
 from experiments.evaluation.frechet import frechet_distance
 from experiments.evaluation.inception import NAME, SPATIAL
-from experiments.evaluation.networks import POOL
+from experiments.evaluation.networks import POOL, FeatureNetwork
 from experiments.evaluation.references import Reference
 
 SPLITS = 10  # of IS (Salimans et al. 2016)
@@ -54,6 +54,11 @@ def score(samples: Evaluator, reference: Reference | None, metrics: Sequence[str
             scores.values.update(values)
             scores.settings.append(setting)
     return scores
+
+
+def layers_for(metrics: Sequence[str], network: FeatureNetwork) -> list[str]:
+    """The layers of a network that these metrics are measured in."""
+    return [layer for layer in network.widths if layer in {METRICS[metric].layer for metric in metrics} | {POOL}]
 
 
 def inception_score(logits: Tensor) -> tuple[float, float]:

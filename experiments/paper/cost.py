@@ -11,7 +11,7 @@ from configs import InputError
 from experiments.model import ModelConfig, model_config
 from experiments.paper.paper_tables import PrintedMacs, printed_macs
 from experiments.reports.tables import markdown
-from experiments.rows.pricing import context_length, price
+from experiments.rows.pricing import price
 from experiments.runs.run import sampler_of
 
 
@@ -35,7 +35,7 @@ def report(config: CostConfig) -> str:
     """Two tables: every pass, and (where the paper prints some) the paper's averages beside ours."""
     model = model_config(config.model)
     size = None if config.resolution is None else (config.resolution, config.resolution)
-    costs = pass_costs(model.network, size, context_length(model))
+    costs = pass_costs(model.network, size, model.context_length)
     printed = printed_macs(Path(config.model).stem)
     steps = config.steps or (len(sampler_of(printed[0].config).table) if printed else 100)
     lines = [

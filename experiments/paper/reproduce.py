@@ -12,6 +12,7 @@ from tqdm import tqdm
 import configs
 from configs import InputError
 from experiments.data import data_name
+from experiments.evaluation.clip_score import CLIP
 from experiments.model import model_config
 from experiments.paper.filling import Place, fill, runs
 from experiments.paper.paper_tables import PaperTable, load_table, names
@@ -24,7 +25,7 @@ from experiments.reports import report
 from experiments.reports.tables import Sheet, sheet_csv, sheet_latex, sheet_markdown
 from experiments.rows.judging import Judges
 from experiments.rows.pricing import only_strategy, price
-from experiments.rows.results import Result
+from experiments.rows.results import Result, merged
 from experiments.rows.rows import Row, execute, find_result, images_in, key
 from experiments.runs.run import SampleConfig
 from experiments.runs.world import is_first, join
@@ -33,7 +34,6 @@ from models.files import write_text
 
 SHOWN = 8  # images of every row on the page
 OF_THE_MACHINE = ("samples", "inception", "device")
-CLIP = "ViT-g-14/laion2b_s34b_b88k"  # of the paper's scores
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _blocks(made: Reproduced, samples: Path) -> list[report.Block]:
     blocks.append(report.Text("\n\n".join([*marked, *whole.notes])))
     for section in made.moved.table.sections:
         blocks.append(report.Configuration(asdict(section), title=f"{section.name}: configuration"))
-    if around := _environment(made.results.values()):
+    if around := merged(result.environment for result in made.results.values()):
         blocks.append(report.Versions(around))
     return blocks
 
@@ -284,12 +284,3 @@ def _images(made: Reproduced, section: int, samples: Path) -> list[tuple[str, li
             if images is not None:
                 rows.append((result.name, list(images)))
     return rows
-
-
-def _environment(results: Any) -> dict[str, Any]:
-    """What all results were made with; of what differs, every value."""
-    found: dict[str, dict[str, None]] = {}
-    for result in results:
-        for name, value in result.environment.items():
-            found.setdefault(name, {})[str(value)] = None
-    return {name: ", ".join(values) for name, values in found.items()}

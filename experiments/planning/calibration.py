@@ -14,7 +14,6 @@ from caching import (
     check_plan,
     describe,
     make_policy,
-    pass_costs,
     plan_of,
 )
 from configs import InputError
@@ -137,7 +136,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
 def budget_of(config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler) -> Budget:
     """What a plan may cost: as said, else what the policy costs. Raises InputError where that shows during sampling
     alone, and for a policy that has no plan for this network."""
-    costs = pass_costs(pipeline.unet.config, pipeline.shape[1:], pipeline.context_length)
+    costs = pipeline.costs()
     if config.budget is not None:
         return Budget(costs, config.budget)
     policy = make_policy(expand(config.policy, POLICIES)[0])

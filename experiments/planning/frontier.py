@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import configs
-from caching import NULL, Plan, PlanFile, SavedPlan, pass_costs, plan_of
+from caching import NULL, Plan, PlanFile, SavedPlan, plan_of
 from configs import InputError
 from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy
@@ -157,7 +157,7 @@ class Frontier:
         if checkpoint != self.pipeline.unet.provenance.sha256:
             raise InputError(f"the plans in {self.config.plans} were made for other weights (sha256 "
                              f"{checkpoint[:12]}); calibrate them for these")  # fmt: skip
-        costs = pass_costs(self.pipeline.unet.config, self.pipeline.shape[1:], self.pipeline.context_length)
+        costs = self.pipeline.costs()
         full = Sampler(row.setting, self.model.diffusion).num_evals
         target = self.states(row.setting, seeds)
         x, depths = target, (None,)

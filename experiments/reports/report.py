@@ -25,7 +25,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -33,6 +32,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from configs import InputError
+from experiments.images import to_image
 from models.files import write_text
 
 # What a picture may be given as: an image file's bytes or path, a figure, or pixels (C, H, W) uint8, C = 1 or 3.
@@ -206,7 +206,7 @@ def to_png(source: Source, largest: int | None = None) -> bytes:
         # Without the library's version in it: the same figure gives the same bytes.
         source.savefig(buffer, format="png", dpi=FIGURE_DPI, bbox_inches="tight", metadata={"Software": None})
         return buffer.getvalue()
-    image = _from_pixels(source) if isinstance(source, Tensor) else _open(source)
+    image = to_image(source) if isinstance(source, Tensor) else _open(source)
     if largest is not None:
         image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -228,11 +228,6 @@ def _open(source: bytes | Path) -> Image.Image:
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(f"{name} cannot be shown: it is no whole image ({error})") from error
     return image
-
-
-def _from_pixels(pixels: Tensor) -> Image.Image:
-    array = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
-    return Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0])
 
 
 def _size(png: bytes) -> tuple[int, int]:

@@ -23,14 +23,14 @@ from experiments.evaluation.lsun import PREFIX
 from experiments.evaluation.networks import POOL, FeatureNetwork, load_features
 from experiments.evaluation.pairs import compare
 from experiments.evaluation.references import Reference, open_reference
-from experiments.evaluation.scores import METRICS, NEIGHBOURS, precision_recall, score
+from experiments.evaluation.scores import NEIGHBOURS, layers_for, precision_recall, score
 from experiments.evaluation.sets import ImageSet, open_sets
 from experiments.training.classifier import BUNDLED, DIGITS
 
 T = TypeVar("T")
 
 # Of digits the bundled classifier judges; other images are Inception's.
-OF_DIGITS, OF_INCEPTION = ("fd",), ("fid", "sfid", "is", "prc")
+OF_DIGITS, OF_OTHERS = ("fd",), ("fid", "sfid", "is", "prc")
 # Under what name a row keeps a metric of experiments/evaluation.
 KEPT = {"FID": "fid", "sFID": "sfid", "IS": "inception_score", "precision": "precision", "recall": "recall"}
 DISTANCES = {"frechet", *KEPT.values()}  # what only real images can say
@@ -104,7 +104,7 @@ class Judges:
 
     def _distances(self, samples: ImageSet, judged: Judged) -> None:
         network, metrics = self._network(samples)
-        layers = [layer for layer in network.widths if layer in {METRICS[metric].layer for metric in metrics} | {POOL}]
+        layers = layers_for(metrics, network)
         reference = self._once((network.name, samples.shape), lambda: self._reference(network, samples, layers))
         evaluator = images_evaluator(network, samples.images, BATCH, layers, samples.name)
         scores = score(evaluator, reference, metrics)
@@ -121,7 +121,7 @@ class Judges:
     def _network(self, samples: ImageSet) -> tuple[FeatureNetwork, Sequence[str]]:
         if samples.shape == DIGITS:
             return self._once("digits", lambda: load_features(BUNDLED, self.device)), OF_DIGITS
-        return self._once("inception", lambda: load_inception(self.inception, self.device)), OF_INCEPTION
+        return self._once("inception", lambda: load_inception(self.inception, self.device)), OF_OTHERS
 
     def _reference(self, network: FeatureNetwork, samples: ImageSet, layers: Sequence[str]) -> Reference:
         split = "test" if samples.shape == DIGITS else "train"

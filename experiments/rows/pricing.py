@@ -7,7 +7,7 @@ from functools import cache
 
 from caching import AdaptivePolicy, PassCosts, Plan, check_plan, pass_costs, plan_of
 from experiments.grid import Strategy, strategies
-from experiments.model import ModelConfig, model_config
+from experiments.model import model_config
 from experiments.runs.run import SampleConfig, sampler_of
 
 
@@ -75,11 +75,4 @@ def only_strategy(config: SampleConfig) -> Strategy:
 @cache
 def _pass_costs(model: str, height: int | None, width: int | None) -> PassCosts:
     config = model_config(model)
-    factor = config.first_stage.downsampling if config.first_stage else 1
-    size = tuple(config.network.resolution if side is None else side // factor for side in (height, width))
-    return pass_costs(config.network, size, context_length(config))
-
-
-def context_length(model: ModelConfig) -> int:
-    """Tokens of the cross-attention context."""
-    return model.conditioning.text.length if model.conditioning and model.conditioning.text else 1
+    return pass_costs(config.network, config.latent_size(height, width), config.context_length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,12 @@ def load_result(path: Path) -> Result:
         return Result(**content)  # configs.parse would take a node for every entry of a plan: 20 ms
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); remove it, and the row is run again") from error
+
+
+def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What all of these records say; where they differ, every value."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, value in record.items():
+            found.setdefault(name, {})[str(value)] = None
+    return {name: ", ".join(values) for name, values in found.items()}

@@ -34,7 +34,7 @@ from experiments.digest import json_digest
 from experiments.grid import folder_name
 from experiments.runs.samples import Batch, storage
 from models.files import remove_unfinished, write_bytes
-from samplers import SEEDS, GuidancePlan
+from samplers import NUM_SEEDS, GuidancePlan
 
 BLOCKS = "blocks"  # the folder of the records
 MANIFEST = "run.json"
@@ -135,7 +135,7 @@ class RunFolder:
         """The blocks that cover the seeds."""
         size = self.batch_size
         starts = range(seeds[0] // size * size, seeds[-1] + 1, size)
-        return [range(start, min(start + size, SEEDS)) for start in starts]
+        return [range(start, min(start + size, NUM_SEEDS)) for start in starts]
 
     def examine(self, seeds: range) -> tuple[list[Task], list[str]]:
         """Reads everything that the seeds' blocks have left here -> what is to be made, and a sentence about each block

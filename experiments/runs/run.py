@@ -25,7 +25,7 @@ from experiments.runs.sampling import begin_all
 from experiments.runs.summarise import finish
 from experiments.runs.summary import Summary
 from experiments.runs.world import World, join
-from samplers import SEEDS, Sampler, SamplerConfig
+from samplers import NUM_SEEDS, Sampler, SamplerConfig
 
 # Where a run goes and how far: no image depends on these settings.
 NO_IMAGE = ("num_images", "seed", "device", "out")
@@ -59,9 +59,9 @@ class SampleConfig(PipelineConfig):
         for name in ("num_images", "batch_size"):
             if getattr(self, name) != AUTO and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.seed <= SEEDS - self.num_images:
-            raise InputError(f"the seeds of {self.num_images} images must lie in 0..{SEEDS - 1}; seed={self.seed} does "
-                             "not leave room for them")  # fmt: skip
+        if not 0 <= self.seed <= NUM_SEEDS - self.num_images:
+            raise InputError(f"the seeds of {self.num_images} images must lie in 0..{NUM_SEEDS - 1}; seed={self.seed} "
+                             "does not leave room for them")  # fmt: skip
         samples.storage(self.storage)
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.data import holds_shards, image_paths, sample_folder
 from experiments.rows.measures import measured
-from experiments.rows.results import Result, load_result
+from experiments.rows.results import Result, load_result, merged
 from experiments.runs.samples import open_samples
 from experiments.sweeps.sweep_plan import Point, load_sweep_plan
 
@@ -77,10 +77,7 @@ class SweepFolder:
     @property
     def versions(self) -> dict[str, str]:
         """What the rows were made with; where they differ, all that occurs."""
-        records = [row.result.environment | _checkpoint(row.result) for row in self.rows]
-        names = dict.fromkeys(name for record in records for name in record)
-        found = {name: dict.fromkeys(str(record[name]) for record in records if name in record) for name in names}
-        return {name: ", ".join(values) for name, values in found.items()}
+        return merged(row.result.environment | _checkpoint(row.result) for row in self.rows)
 
     def first_images(self, key: str, count: int) -> list[Path] | list[Tensor]:
         """The first images that a row left, in the order of their seeds; none where they were removed."""

@@ -23,7 +23,7 @@ import models
 from configs import InputError, one_of
 from experiments.model import ModelConfig
 from models.files import write_atomically
-from samplers import SEEDS
+from samplers import NUM_SEEDS
 
 STORES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -67,8 +67,8 @@ FREE = ("device", "save_every", "store", "out")  # what may change when a run go
 
 def check_seed(seed: int) -> None:
     """Raises InputError for a seed that torch would refuse, or take for another one."""
-    if not 0 <= seed < SEEDS:
-        raise InputError(f"seed must lie in 0..{SEEDS - 1}, not {seed}")
+    if not 0 <= seed < NUM_SEEDS:
+        raise InputError(f"seed must lie in 0..{NUM_SEEDS - 1}, not {seed}")
 
 
 class Trainer:

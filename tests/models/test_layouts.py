@@ -274,6 +274,9 @@ def test_a_network_alone_brings_what_is_published_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(configs, "FOLDER", tmp_path)
     for config in (network, UNetConfig(**network)):
         assert read_config(config) == PartsConfig(UNetConfig(**network), attention_order="new", weights="raw")
+    for other in ({"resolution": 32}, {"dropout": 0.5}):  # which change no weight
+        assert read_config(network | other).attention_order == "new"
+    assert read_config(network | {"channels": 64}).attention_order == "legacy"
     other = UNetConfig(**network | {"num_heads": 2})
     assert read_config(other) == PartsConfig(other, attention_order="legacy", weights="ema")
 

@@ -7,7 +7,7 @@ import torch
 
 from configs import InputError
 from samplers import DiffusionConfig, Sampler, SamplerConfig, Timetable, ddpm, timetable
-from samplers.ddpm import fixed_sigma, posterior_mean
+from samplers.ddpm import fixed_sigma, posterior_mean, posterior_variance
 
 
 def part(table, start, end):
@@ -27,10 +27,11 @@ def test_coefficients_of_ho_et_al(golden, full, variance):
     tables = golden(f"sampler_ancestral_{variance}")
     one, zero = torch.ones(()), torch.zeros(())
     logvar, coef1, coef2 = [], [], []
-    for _, a, a_next in reversed(list(full)):
-        logvar.append(2 * np.log(fixed_sigma(variance, a, a_next)))
-        coef1.append(float(posterior_mean(one, zero, a, a_next)))
-        coef2.append(float(posterior_mean(zero, one, a, a_next)))
+    for (_, a, a_next), beta in reversed(list(zip(full, full.betas, strict=True))):
+        sigma = fixed_sigma(variance, beta, posterior_variance(a, a_next, beta))
+        logvar.append(2 * np.log(max(sigma, 1e-10)))
+        coef1.append(float(posterior_mean(one, zero, a, a_next, beta)))
+        coef2.append(float(posterior_mean(zero, one, a, a_next, beta)))
     # The entry of t = 0 is a convention (there is no noise at t = 0); fixedlarge puts the posterior's of t = 1 there.
     first = 1 if variance == "fixedlarge" else 0
     assert np.allclose(logvar[first:], tables["logvar"][first:], rtol=1e-6, atol=0)
@@ -81,6 +82,30 @@ def test_ermongroup_ddpm_noisy_with_a_closed_form_eps(golden, recorder, toy_eps,
     states = list(Sampler(config, ermongroup).sample(record, toy.tensor("xT"), record.noise))
     toy.check(f"{run}_xs", torch.stack([step.x for step in states]), atol=5e-6)
     toy.check(f"{run}_out", states[-1].x, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing"),
+    [(20, "quadratic"), (63, "quadratic"), (100, "quadratic"), (100, "uniform"), (1000, "uniform")],
+)
+def test_ddpm_noisy_in_float32(recorder, toy_eps, x_t, ermongroup, steps, spacing):
+    """Written as in section 4 of Song et al. 2020's code release, in float32 throughout: where ᾱ hardly changes β has
+    few digits there, and the trajectory follows these."""
+    alphas_cumprod = torch.cat([torch.ones(1), torch.from_numpy(ermongroup.alphas_cumprod()).float()])
+    sampler = Sampler(SamplerConfig("ddpm", steps, spacing, variance="fixedlarge"), ermongroup)
+    noise = [torch.randn(x_t.shape, generator=torch.Generator().manual_seed(k)) for k in range(steps)]
+    x, wanted, timesteps = x_t, [], sampler.table.timesteps
+    for k, (t, t_next) in enumerate(zip(timesteps, [*timesteps[1:], -1], strict=True)):
+        a, a_next = alphas_cumprod[t + 1], alphas_cumprod[t_next + 1]
+        beta = 1 - a / a_next
+        eps = toy_eps(x, torch.full((len(x),), t))
+        x0 = ((1 / a).sqrt() * x - (1 / a - 1).sqrt() * eps).clamp(-1, 1)
+        x = (a_next.sqrt() * beta * x0 + (1 - beta).sqrt() * (1 - a_next) * x) / (1 - a)
+        x = x + (0.5 * beta.log()).exp() * noise[k] if t > 0 else x
+        wanted.append(x)
+    record = recorder(toy_eps, lambda k: noise[k])
+    states = [step.x for step in sampler.sample(record, x_t, record.noise)]
+    torch.testing.assert_close(torch.stack(states), torch.stack(wanted), atol=5e-6, rtol=1e-6)
 
 
 def test_ermongroup_ddpm_noisy_with_a_network(golden, recorder, network, ermongroup):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from configs import InputError
-from samplers import SEEDS, DiffusionConfig, ImageNoise, Sampler, SamplerConfig
+from samplers import NUM_SEEDS, DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 
 SHAPE = (3, 8, 8)
 
@@ -65,11 +65,11 @@ def test_an_image_is_the_same_sampled_alone_or_in_a_batch(toy_eps, config):
         assert torch.equal(sample([seed])[0], together[i])
 
 
-@pytest.mark.parametrize("seed", [-1, SEEDS, 10**20])
+@pytest.mark.parametrize("seed", [-1, NUM_SEEDS, 10**20])
 def test_seeds_that_would_be_others_are_refused(seed):
     with pytest.raises(InputError, match=rf"must lie in 0\.\.4294967295, not {seed}"):
         ImageNoise([0, seed], SHAPE)
 
 
 def test_the_last_seed_is_a_seed():
-    assert not torch.equal(draw([SEEDS - 1])[0], draw([0])[0])
+    assert not torch.equal(draw([NUM_SEEDS - 1])[0], draw([0])[0])

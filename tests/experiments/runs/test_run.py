@@ -20,7 +20,7 @@ from experiments.model import model_config
 from experiments.runs import comparison, making
 from experiments.runs.run import SampleConfig, prepare, run, sampler_of
 from experiments.runs.world import World
-from samplers import SEEDS, DiffusionConfig, Sampler, SamplerConfig
+from samplers import NUM_SEEDS, DiffusionConfig, Sampler, SamplerConfig
 
 
 def config_of(tiny: str, tmp_path: Path, **settings) -> SampleConfig:
@@ -174,7 +174,7 @@ def test_a_plan_beside_different_policies_is_not_the_same_run(tiny, tmp_path):
 
 
 def test_the_last_seeds_can_be_sampled(tiny, tmp_path):
-    run(config_of(tiny, tmp_path, seed=SEEDS - 2, num_images=2, batch_size=3))
+    run(config_of(tiny, tmp_path, seed=NUM_SEEDS - 2, num_images=2, batch_size=3))
     assert len(read(tmp_path / "out" / "uncached")) == 2
 
 
