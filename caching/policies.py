@@ -62,7 +62,8 @@ class Uniform:
     """A full pass every `interval` evaluations (Ma et al. 2023, eq. 6).
 
     horizon: evaluations over which full passes are laid; later ones are partial. None is all of them. The released
-      code lays them over the sampler's nominal steps: PLMS with 50 steps makes 51 evaluations, horizon 50.
+      code lays them over the sampler's nominal steps: PLMS with 50 steps makes 51 evaluations, horizon 50. (In
+      configurations `steps` is that number, whatever it is.)
     """
 
     interval: int = 5

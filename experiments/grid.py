@@ -40,6 +40,7 @@ class Strategy(NamedTuple):
     guided_everywhere: bool = False  # whatever guidance.interval and guidance.every say: nothing is left out
 
 
+STEPS = "steps"  # a horizon of as many evaluations as the sampler has steps, as the released code has it
 UNCACHED = Strategy("uncached", NoCache(), Reuse(), guided_everywhere=True)
 
 
@@ -55,6 +56,7 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
             configs.check_keys(words, ["name"], "the forecaster 'auto'")
     made: list[Strategy] = []
     for settings in expand(policy, POLICIES):
+        settings = _settled(settings, sampler)
         chosen = make_policy(settings)
         if isinstance(chosen, PlanFile):
             made.append(Strategy(f"plan {Path(chosen.file).stem}", chosen, chosen.forecaster))
@@ -107,6 +109,11 @@ def expand(settings: Mapping[str, Any], known: Mapping[str, type]) -> list[dict[
         is_axis = isinstance(value, list) and (not _takes_list(hints.get(key)) or _is_lists(value, hints[key]))
         axes.append([(key, item) for item in value] if is_axis else [(key, value)])
     return [dict(combination) for combination in itertools.product(*axes)]
+
+
+def _settled(settings: Mapping[str, Any], sampler: Sampler) -> dict[str, Any]:
+    """A policy's settings, `horizon: steps` as the sampler's own number."""
+    return {**settings, "horizon": sampler.config.steps} if settings.get("horizon") == STEPS else dict(settings)
 
 
 def label(settings: Mapping[str, Any]) -> str:

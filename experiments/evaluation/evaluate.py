@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from configs import InputError, one_of
 from experiments.evaluation.clip_score import CLIP, clip_score, load_clip, prompts_of
 from experiments.evaluation.evaluator import images_evaluator
-from experiments.evaluation.inception import is_published, load_inception
+from experiments.evaluation.inception import RESIZES, is_published, load_inception
 from experiments.evaluation.networks import FeatureNetwork, load_features
 from experiments.evaluation.pairs import compare, load_lpips, perceptual
 from experiments.evaluation.references import Reference, open_reference, save_statistics
@@ -36,6 +36,7 @@ class EvaluateConfig:
     metrics: list[str] | None = None  # of ALL; null is all that the other keys call for, but for those that download
     split: str = "train"  # of the reference, where it has train and test
     inception: str | None = None  # the weights of FID's network; null looks where torch.hub keeps them, and downloads
+    resize: str = "tensorflow"  # to Inception's size: tensorflow (OpenAI's evaluator) | pytorch (pytorch-fid)
     features: str | None = None  # another network, for fd; null is the bundled classifier where samples are digits
     statistics: str | None = None  # an .npz that receives the statistics of the reference, to be a reference later
     against: str | None = None  # a folder of images of the same names: those of psnr, ssim and lpips
@@ -48,6 +49,7 @@ class EvaluateConfig:
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {self.batch_size}")
         one_of(self.split, ("train", "test"), "the split")
+        one_of(self.resize, RESIZES, "resize")
         for metric in self.metrics or ():
             one_of(metric, ALL, "the metric")
         if self.statistics is not None:
@@ -137,7 +139,8 @@ class _Work:
         )
 
     def _of_inception(self, metrics: Sequence[str]) -> None:
-        network = self.world.first_then_others(lambda: load_inception(self.config.inception, self.device))
+        source = self.config.inception, self.device, self.config.resize
+        network = self.world.first_then_others(lambda: load_inception(*source))
         self._of_network(network, metrics)
         if not is_published(network):
             self._add_setting(f"the weights of {network.name} are not the published ones: these figures compare with "

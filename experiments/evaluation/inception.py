@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from configs import InputError
 from experiments.evaluation.extras import optional
@@ -18,14 +19,18 @@ from models.hub import reason
 NAME = "inception-v3-compat"  # torch-fidelity's name of it
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of that file; pytorch-fid's is the same
+RESIZES = ("tensorflow", "pytorch")
+SIDE = 299  # pixels of what it sees
 SPATIAL = "spatial"
 SPATIAL_CHANNELS, SPATIAL_SIDE = 7, 17
 
 
-def load_inception(weights: str | Path | None, device: torch.device) -> FeatureNetwork:
+def load_inception(weights: str | Path | None, device: torch.device, resize: str = "tensorflow") -> FeatureNetwork:
     """The network with its layers POOL, the 2048 features of FID, and SPATIAL, the 2023 of sFID.
 
     weights: torch-fidelity's .pth; None looks where torch.hub keeps downloads, then downloads it.
+    resize: how images are brought to 299x299: `tensorflow` as in the first FID, torch-fidelity and OpenAI's evaluator
+      (the corners of both grids coincide), `pytorch` as in pytorch-fid (the areas do). The features are others.
     Raises InputError where torch-fidelity or the weights are missing (saying where to put them), and for a file that
     does not hold them.
     """
@@ -34,12 +39,18 @@ def load_inception(weights: str | Path | None, device: torch.device) -> FeatureN
     network = _build(file).to(device)
     taps = _Tap(network.Mixed_6d.branch1x1)
 
+    if resize == "pytorch":
+        resized = _Resized(network.Conv2d_1a_3x3)
+
     def extract(images: Tensor) -> dict[str, Tensor]:
-        (pool,) = network(images.expand(-1, 3, -1, -1).to(device))  # the network resizes and scales by itself
+        images = images.expand(-1, 3, -1, -1).to(device)
+        if resize == "pytorch":
+            resized.images = images
+        (pool,) = network(images)  # which resizes and scales by itself
         return {POOL: pool, SPATIAL: spatial_features(taps.output)}
 
     return FeatureNetwork(
-        name=NAME,
+        name=NAME if resize == "tensorflow" else f"{NAME}-{resize}",
         sha256=digest(file, "sha256"),
         widths={POOL: 2048, SPATIAL: SPATIAL_CHANNELS * SPATIAL_SIDE**2},
         metrics={POOL: "FID", SPATIAL: "sFID"},
@@ -61,6 +72,18 @@ def spatial_features(x: Tensor) -> Tensor:
     Channels come last, as in the mu_s and sigma_s of OpenAI's reference files.
     """
     return x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+
+class _Resized:
+    """In the place of what a module would see of the images: as pytorch-fid resizes and scales them."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.images = torch.empty(0)  # (B, 3, H, W) uint8
+        module.register_forward_pre_hook(self._resize)
+
+    def _resize(self, module: torch.nn.Module, args: tuple) -> Tensor:
+        x = F.interpolate(self.images.float() / 255, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        return 2 * x - 1
 
 
 class _Tap:

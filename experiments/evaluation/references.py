@@ -148,8 +148,10 @@ def _name(source: str) -> str:
 
 
 def _check_network(path: Path, arrays: Mapping[str, np.ndarray], network: FeatureNetwork) -> None:
-    """Statistics that do not say what they are of, as those of pytorch-fid and OpenAI, are of the network of FID."""
-    name = str(arrays.get("network", NAME))
+    """Statistics that do not say what they are of, as those of pytorch-fid and OpenAI, are of the network of FID, and
+    nobody knows how its images were resized."""
+    inception = network.name if network.name.startswith(NAME) else NAME
+    name = str(arrays.get("network", inception))
     if name != network.name:
         raise InputError(f"{path} holds statistics in the features of {name}, not of {network.name}")
     if str(arrays.get("sha256", network.sha256)) != network.sha256:

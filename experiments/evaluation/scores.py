@@ -159,7 +159,7 @@ def _given(reference: Reference | None, what: str) -> Reference:
 
 
 def _check_inception(samples: Evaluator) -> None:
-    if samples.network.name != NAME:
+    if not samples.network.name.startswith(NAME):
         raise InputError(f"it is defined in the features of {NAME}, not of {samples.network.name}; ask for fd")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 import configs
+from experiments.evaluation.inception import RESIZES
 from experiments.runs.run import SampleConfig
 
 # What of ours fills a column. macs: G, averaged over the steps of the section's base setting, as the paper counts;
@@ -82,8 +83,10 @@ class PaperTable:
     columns: list[Column] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    resize: str = "tensorflow"  # of the images for FID: pytorch where the paper's is pytorch-fid's
 
     def __post_init__(self) -> None:
+        configs.one_of(self.resize, RESIZES, "resize")
         keys = {column.key for column in self.columns}
         for entry in self.entries:
             configs.check_keys(entry.paper, keys, f"the columns of the row {entry.name!r}")

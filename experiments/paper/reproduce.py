@@ -223,6 +223,7 @@ def _judges(table: PaperTable, config: ReproduceConfig) -> Judges:
         data=config.data or ("mnist" if is_digits else None),
         inception=config.inception,
         clip=config.clip if has_scores else None,
+        resize="tensorflow" if is_digits else table.resize,
         device=str(join().first_then_others(lambda: join().device(config.device))),
     )
 

@@ -124,7 +124,7 @@ def _scaled(change: Mapping[str, Any], section: Section, scale: float) -> dict[s
     policy = scaled.get("policy", {})
     if "center" in policy:
         policy["center"] = round(policy["center"] * scale)
-    if "horizon" in policy:
+    if isinstance(policy.get("horizon"), int):
         policy["horizon"] = round(policy["horizon"] * scale)
     return scaled
 

@@ -6,19 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from caching import (
-    POLICIES,
     AdaptivePolicy,
     Budget,
     PlanFile,
     SavedPlan,
     check_plan,
     describe,
-    make_policy,
     plan_of,
 )
 from configs import InputError
 from experiments.digest import json_digest
-from experiments.grid import expand, label
+from experiments.grid import label, strategies
 from experiments.images import save_figure
 from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, load_pipeline
@@ -139,7 +137,7 @@ def budget_of(config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler) -> 
     costs = pipeline.costs()
     if config.budget is not None:
         return Budget(costs, config.budget)
-    policy = make_policy(expand(config.policy, POLICIES)[0])
+    policy = strategies(config.policy, {"name": "reuse"}, sampler)[0].policy
     if isinstance(policy, AdaptivePolicy):
         raise InputError(f"what {config.policy['name']} costs shows during sampling alone; name a budget, e.g. "
                          "budget=0.35")  # fmt: skip

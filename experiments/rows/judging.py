@@ -51,13 +51,19 @@ class Judges:
 
     data: real images or their statistics, as experiments.evaluation.open_reference takes them; None leaves distances
       out. Digits are compared with their test images, others with those of training. inception: the weights of FID's
-      network. clip: the network of CLIP scores, for images that were made from prompts; None leaves these out.
+      network. clip: the network of CLIP scores, for images that were made from prompts; None leaves these out. resize:
+      see load_inception; of digits, which it does not judge, it says nothing.
     """
 
     def __init__(
-        self, data: str | None = None, inception: str | None = None, clip: str | None = None, device: str = "cpu"
+        self,
+        data: str | None = None,
+        inception: str | None = None,
+        clip: str | None = None,
+        device: str = "cpu",
+        resize: str = "tensorflow",
     ) -> None:
-        self.data, self.inception, self.clip = data, inception, clip
+        self.data, self.inception, self.clip, self.resize = data, inception, clip, resize
         self.device = torch.device(device)
         self._loaded: dict[Any, Any] = {}  # what was loaded, or the sentence that it failed with
 
@@ -74,7 +80,8 @@ class Judges:
     @cached_property
     def identity(self) -> dict[str, str]:
         """What images are measured against: as given, of files the sha256. Empty where nothing was asked for."""
-        given = {"data": self.data, "inception": self.inception, "clip": self.clip}
+        resize = None if self.resize == "tensorflow" else self.resize  # the usual one goes without saying
+        given = {"data": self.data, "inception": self.inception, "clip": self.clip, "resize": resize}
         return {
             name: file_digest(source) if Path(source).is_file() else source
             for name, source in given.items()
@@ -121,7 +128,7 @@ class Judges:
     def _network(self, samples: ImageSet) -> tuple[FeatureNetwork, Sequence[str]]:
         if samples.shape == DIGITS:
             return self._once("digits", lambda: load_features(BUNDLED, self.device)), OF_DIGITS
-        return self._once("inception", lambda: load_inception(self.inception, self.device)), OF_OTHERS
+        return self._once("inception", lambda: load_inception(self.inception, self.device, self.resize)), OF_OTHERS
 
     def _reference(self, network: FeatureNetwork, samples: ImageSet, layers: Sequence[str]) -> Reference:
         split = "test" if samples.shape == DIGITS else "train"

@@ -42,7 +42,7 @@ def digits(seed: int, count: int = 20) -> Tensor:
 def without_weights(monkeypatch):
     """No Inception weights, no network."""
 
-    def nothing(weights, device):
+    def nothing(weights, device, resize):
         raise InputError("the Inception weights are not here")
 
     monkeypatch.setattr(module, "load_inception", nothing)
@@ -52,7 +52,7 @@ def without_weights(monkeypatch):
 def with_toy(monkeypatch, toy):
     """The toy network in the place of Inception."""
     pytest.importorskip("torch_fidelity")
-    monkeypatch.setattr(module, "load_inception", lambda weights, device: toy)
+    monkeypatch.setattr(module, "load_inception", lambda weights, device, resize: toy)
     return toy
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from configs import InputError
 from experiments.evaluation.evaluator import Evaluator
-from experiments.evaluation.frechet import FeatureStatistics, frechet_distance
+from experiments.evaluation.frechet import FeatureStatistics, Gaussian, frechet_distance
 from experiments.evaluation.inception import is_published, load_inception, spatial_features
-from experiments.evaluation.references import Reference
+from experiments.evaluation.references import Reference, read_statistics, save_statistics
 from experiments.evaluation.scores import score
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
@@ -69,6 +70,40 @@ def torch_fidelitys_network(weights):
 @pytest.fixture(scope="module")
 def network(weights):
     return load_inception(weights, CPU)
+
+
+@pytest.mark.parametrize("side", [32, 256, 299])
+def test_images_are_resized_as_asked(weights, side):
+    """Under `pytorch` the first convolution sees what pytorch-fid's does, and under `tensorflow` something else."""
+    images = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(0)).byte()
+    seen, convolution = [], torch.nn.Conv2d.forward
+
+    def watched(module, x):
+        seen.append(x)
+        return convolution(module, x)
+
+    wanted = functional.interpolate(images / 255, (299, 299), mode="bilinear", align_corners=False) * 2 - 1
+    features = {}
+    for resize in ("pytorch", "tensorflow"):
+        network = load_inception(weights, CPU, resize)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.Conv2d, "forward", watched)
+            seen.clear()
+            features[resize] = network(images)["pool"]
+        assert torch.allclose(seen[0], wanted, atol=1e-6, rtol=0) == (resize == "pytorch")
+    assert not torch.allclose(features["pytorch"], features["tensorflow"], rtol=1e-4)
+
+
+def test_the_resize_is_part_of_the_network_s_name(weights, network, tmp_path):
+    """So statistics under one are refused under the other; those of others, who do not say, are taken."""
+    other = load_inception(weights, CPU, "pytorch")
+    moments = {"pool": Gaussian(np.zeros(2048), np.eye(2048))}
+    save_statistics(tmp_path / "ours.npz", Reference("real", moments), network)
+    with pytest.raises(InputError, match="in the features of inception-v3-compat, not of inception-v3-compat-pytorch"):
+        read_statistics(tmp_path / "ours.npz", other)
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    for one in (network, other):
+        assert set(read_statistics(tmp_path / "theirs.npz", one)[0]) == {"pool"}
 
 
 @pytest.fixture(scope="module")

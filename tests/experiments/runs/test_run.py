@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFont
 
 import configs
-from caching import POLICIES, Lagrange, Reuse, SavedPlan, pass_costs
+from caching import POLICIES, Lagrange, Reuse, SavedPlan, full_evals, pass_costs
 from configs import InputError
 from experiments.cli import main
 from experiments.grid import expand, folder_name, label, strategies
@@ -183,6 +183,17 @@ def test_a_folder_with_something_else_in_it_is_refused(tiny, tmp_path):
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="not the folder of an earlier run"):
         run(config_of(tiny, tmp_path))
+
+
+@pytest.mark.parametrize(("steps", "full"), [(50, 10), (100, 20), (20, 4)])
+def test_a_horizon_of_steps_is_that_of_the_released_code(steps, full):
+    sampler = sampler_named(name="plms", steps=steps, spacing="leading", offset=1)
+    config = configs.parse(SampleConfig, configs.read(configs.find("sd_v1")), where="sd_v1")
+    (strategy,) = strategies(config.policy, config.forecaster, sampler)
+    assert strategy.name == f"uniform interval=5 branch=1 horizon={steps}"
+    plan = strategy.policy.plan(sampler.num_evals)
+    assert (len(plan), full_evals(plan)) == (steps + 1, tuple(range(0, steps, 5)))
+    assert len(full_evals(plan)) == full
 
 
 def test_lists_stand_for_every_combination():
