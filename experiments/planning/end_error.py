@@ -29,9 +29,14 @@ def final_states(
 ) -> tuple[Tensor, Plan]:
     """One trajectory per seed -> the final states (N, C, h, w), on the CPU, pixels clipped to [-1, 1]; and the depths
     of all network calls that were made for them, to be priced."""
-    run = Run(strategy.name, pipeline.cached(strategy), guidance=pipeline.guidance(strategy))
-    x = torch.cat([sample_batch(pipeline, sampler, run, part, bar).cpu() for part in batches(seeds, batch_size)])
-    return x if pipeline.parts.first_stage else x.clamp(-1, 1), run.priced
+    run = Run(strategy.name, pipeline.cached(strategy), pipeline.guidance(strategy))
+    states, depths = [], []
+    for part in batches(seeds, batch_size):
+        trajectory = sample_batch(pipeline, sampler, run, part, bar)
+        states.append(trajectory.x.cpu())
+        depths += trajectory.priced
+    x = torch.cat(states)
+    return x if pipeline.parts.first_stage else x.clamp(-1, 1), tuple(depths)
 
 
 def squared_errors(x: Tensor, reference: Tensor) -> list[float]:

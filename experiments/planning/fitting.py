@@ -69,7 +69,7 @@ def fit(
     (history + 1)·history numbers per forecast, whatever the number of seeds.
     """
     cached = Teacher(pipeline.unet, Explicit(entries=list(plan)), forecaster)
-    run = Run("fitting", [cached])
+    run = Run("fitting", [cached], pipeline.config.guidance)
     with tqdm(total=len(seeds) * len(sampler.table), unit="image step", desc="fitting weights") as bar:
         for part in batches(seeds, batch_size):
             sample_batch(pipeline, sampler, run, part, bar)

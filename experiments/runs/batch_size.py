@@ -103,7 +103,7 @@ def trial(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], batc
     seeds = range(batch)
     for run in (runs := begin_all(pipeline, sampler, chosen)):
         noise = pipeline.noise(seeds)
-        denoiser = pipeline.bind(run.cached, seeds, begin(pipeline, sampler, run))
+        denoiser = pipeline.bind(run.cached, seeds, begin(sampler, run))
         for step in islice(sampler.sample(denoiser, noise(), noise), 2):
             x = step.x
     pipeline.decode(x[:1])

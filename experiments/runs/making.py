@@ -86,14 +86,14 @@ class Job:
 
     def _store(self, task: Task, made: Made, batch: Batch, stored: list[int], close: Future[Closeness] | None) -> Part:
         return Part(
-            seconds=made.run.seconds,
+            seconds=made.trajectory.seconds,
             decoding=made.decoding,
-            traces=_of(made.run.traces, stored),
-            uncond_traces=_of(made.run.uncond_traces, stored),
-            guidance=made.run.guidance_plan,
+            traces=_of(made.trajectory.traces, stored),
+            uncond_traces=_of(made.trajectory.uncond_traces, stored),
+            guidance=made.trajectory.guidance,
             psnr=list(close.result().psnr) if close else [],
             ssim=list(close.result().ssim) if close else [],
-            files=self.folder.store(made.run.name, task.block, batch),
+            files=self.folder.store(made.name, task.block, batch),
             store_bytes=made.store_bytes,
         )
 

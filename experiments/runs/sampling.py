@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -25,21 +25,28 @@ class Counter(Protocol):
     def update(self, amount: int) -> object: ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """What one strategy does with the seeds it is given."""
+    """The network under one strategy."""
 
     name: str
     cached: list[Cached]  # the conditional or only one, and where guidance makes two calls the unconditional one
-    plans: list[list[Plan]] = field(default_factory=list)  # that each of `cached` ran: one per image, or per batch
-    guidance: GuidanceConfig | None = None  # None: the pipeline's
-    guidance_plan: GuidancePlan = ()  # where some evaluations are not guided in full
-    seconds: float = 0.0  # in the sampling loop alone, device synchronised: no loading, decoding or writing
+    guidance: GuidanceConfig
 
     @property
     def splits(self) -> bool:
         """Are the parts of split convolutions what it stores?"""
         return isinstance(self.cached[0].unet, SplitUNet)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """How a batch came to its final states."""
+
+    x: Tensor  # (B, C, h, w)
+    plans: list[list[Plan]]  # that each of Run.cached ran: one per image, or a single one
+    guidance: GuidancePlan  # where some evaluations are not guided in full; else empty
+    seconds: float  # in the sampling loop alone, device synchronised: no loading, decoding or writing
 
     @property
     def traces(self) -> list[Plan]:
@@ -56,14 +63,15 @@ class Run:
         """What became of the calls that guidance at every evaluation would make, of all images; those left out cost
         nothing."""
         made = tuple(itertools.chain(*itertools.chain(*self.plans)))
-        wanted = len(self.cached) * sum(map(len, self.plans[0]))
+        wanted = len(self.plans) * sum(map(len, self.plans[0]))
         return made + (NULL,) * (wanted - len(made))
 
 
 class Made(NamedTuple):
     """What one strategy made of one batch."""
 
-    run: Run
+    name: str
+    trajectory: Trajectory
     images: Tensor  # (B, C, H, W) in [-1, 1], on the CPU
     decoding: float  # seconds from final states to these images
     store_bytes: int  # that the cached features take
@@ -77,44 +85,39 @@ def batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def begin_all(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy]) -> list[Run]:
     """The network under every strategy. Raises InputError, before anything has been computed, where a policy has no
     plan for this sampler or network."""
-    runs = [Run(s.name, pipeline.cached(s), guidance=pipeline.guidance(s)) for s in chosen]
+    runs = [Run(s.name, pipeline.cached(s), pipeline.guidance(s)) for s in chosen]
     for run in runs:
-        begin(pipeline, sampler, run)
+        begin(sampler, run)
     return runs
 
 
 def sample_images(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence[int], bar: Counter) -> Made:
-    """One image for each seed, timed by itself; `run` says under which strategy, and takes up nothing."""
-    run = replace(run, plans=[], seconds=0.0)
-    x = sample_batch(pipeline, sampler, run, seeds, bar)
+    """One image for each seed."""
+    trajectory = sample_batch(pipeline, sampler, run, seeds, bar)
     store_bytes = sum(cached.store.nbytes for cached in run.cached)
     start = _time(pipeline.device)
-    images = pipeline.decode(x)
-    return Made(run, images, _time(pipeline.device) - start, store_bytes)
+    images = pipeline.decode(trajectory.x)
+    return Made(run.name, trajectory, images, _time(pipeline.device) - start, store_bytes)
 
 
 @torch.inference_mode()
-def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence[int], bar: Counter) -> Tensor:
-    """One trajectory for each seed -> its final state (B, C, h, w); image i depends on seeds[i] alone."""
+def sample_batch(pipeline: Pipeline, sampler: Sampler, run: Run, seeds: Sequence[int], bar: Counter) -> Trajectory:
+    """One trajectory for each seed; image i depends on seeds[i] alone."""
     noise = pipeline.noise(seeds)
     x = noise()
-    denoiser = pipeline.bind(run.cached, seeds, begin(pipeline, sampler, run))
+    plan = begin(sampler, run)
+    denoiser = pipeline.bind(run.cached, seeds, plan)
     start = _time(pipeline.device)
     for step in sampler.sample(denoiser, x, noise):
         x = step.x
         bar.update(len(seeds))
-    run.seconds += _time(pipeline.device) - start
-    run.plans = run.plans or [[] for _ in run.cached]
-    for plans, cached in zip(run.plans, run.cached, strict=True):
-        plans += cached.traces
-    return x
+    seconds = _time(pipeline.device) - start
+    return Trajectory(x, [cached.traces for cached in run.cached], plan if run.guidance.is_partial else (), seconds)
 
 
-def begin(pipeline: Pipeline, sampler: Sampler, run: Run) -> GuidancePlan:
+def begin(sampler: Sampler, run: Run) -> GuidancePlan:
     """Begins a trajectory of the cached networks -> where they are guided."""
-    guidance = run.guidance or pipeline.config.guidance
-    plan = guidance.plan(sampler.eval_log_snr)
-    run.guidance_plan = plan if guidance.is_partial else ()
+    plan = run.guidance.plan(sampler.eval_log_snr)
     for cached, at in zip(run.cached, (None, uncond_evals(plan)), strict=False):
         cached.begin(sampler.num_evals, sampler.eval_log_snr, at)
     return plan

@@ -248,8 +248,8 @@ def test_limits_that_limit_nothing_move_no_bit(model):
 def test_partial_guidance_calls_the_network_as_often_as_its_plan_says(model, policy, name):
     pipe, sampler = pipeline(model(CLASSES), guidance=PARTIAL), Sampler(SamplerConfig(name, 8), DiffusionConfig())
     plan = PARTIAL.plan(sampler.eval_log_snr)
-    made, images, *_ = sample(pipe, sampler, policy, [0, 1])
-    assert {"both", "held", "off"} == set(made.guidance_plan)
+    _, made, images, *_ = sample(pipe, sampler, policy, [0, 1])
+    assert {"both", "held", "off"} == set(made.guidance)
     assert len(made.traces[0]) == sampler.num_evals
     assert len(made.uncond_traces[0]) == plan.count("both")
     assert made.uncond_traces[0][0] is None  # the first guided evaluation has nothing to reuse
