@@ -60,6 +60,13 @@ class DiffusersUNet(nn.Module):
 
     def __init__(self, cached: Cached, pipe: Pipeline) -> None:
         super().__init__()
+        if not isinstance(cached, Cached):
+            raise InputError(f"DiffusersUNet takes a CachedDenoiser, or what cached_denoiser made, not a "
+                             f"{type(cached).__name__}")  # fmt: skip
+        if not hasattr(pipe, "scheduler"):
+            raise InputError(
+                f"DiffusersUNet takes the pipeline, whose scheduler it follows, not a {type(pipe).__name__}"
+            )
         self.unet = cached.unet  # registered: `.to(device, dtype)` of the pipeline reaches it
         self.cached, self.pipe = cached, pipe
         self._timesteps: Tensor | None = None  # the scheduler's, of the trajectory under way

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,7 +101,7 @@ class AdaptiveDenoiser:
             changes, steps = by_image.tolist()  # waits for the device
             for i, image in enumerate(self._images):
                 image.probe(changes[i], steps[i])
-                due[i] = self.policy.due(image.as_probe(now, self._num_evals))
+                due[i] = _checked(self.policy, self.policy.due(image.as_probe(now, self._num_evals)))
         for image, is_due in zip(self._images, due, strict=True):
             image.decide(None if is_due else self.policy.branch, now)
         rows = [row for row, is_due in enumerate(due * self.rows_per_image) if is_due]
@@ -181,6 +182,13 @@ class _Image:
         self.trace.append(depth)
         if depth is None:
             self.changes, self.steps, self.refreshed = [], [], evaluation
+
+
+def _checked(policy: AdaptivePolicy, due: object) -> bool:
+    """What a policy, whoever wrote it, decides. Raises InputError where that is neither yes nor no."""
+    if not isinstance(due, bool | np.bool_):
+        raise InputError(f"{type(policy).__name__}.due gives {due!r}; it must give True (refresh) or False")
+    return bool(due)
 
 
 def _relative_change(now: Tensor, then: Tensor) -> Tensor:

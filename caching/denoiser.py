@@ -39,6 +39,8 @@ class CachedDenoiser:
         if isinstance(policy, AdaptivePolicy):
             raise InputError(f"{type(policy).__name__} decides during sampling; caching.cached_denoiser makes the "
                              "denoiser of any policy")  # fmt: skip
+        if isinstance(policy, type) or isinstance(forecaster, type):
+            raise InputError("CachedDenoiser takes a policy and a forecaster, not their classes: Uniform(), Reuse()")
         self.unet, self.policy = unet, policy
         self.forecaster = forecaster
         self.store = FeatureStore(history_of(forecaster))

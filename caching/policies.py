@@ -75,7 +75,8 @@ class Uniform:
         _check_horizon(self.horizon)
 
     def plan(self, num_evals: int) -> Plan:
-        return partial_between(range(0, self.horizon or num_evals, self.interval), self.branch, num_evals)
+        horizon = _within(self.horizon, num_evals)
+        return partial_between(range(0, horizon, self.interval), self.branch, num_evals)
 
 
 @register("nonuniform")
@@ -102,7 +103,7 @@ class Nonuniform:
                              "passes take uniform")  # fmt: skip
 
     def plan(self, num_evals: int) -> Plan:
-        steps = self.horizon or num_evals
+        steps = _within(self.horizon, num_evals)
         if self.center is None:
             full = quad(steps, self.interval, self.power)
         else:
@@ -212,6 +213,14 @@ def quad_centre(steps: int, interval: int, center: int, power: float) -> list[in
 def _check_horizon(horizon: int | None) -> None:
     if horizon is not None and horizon < 1:
         raise InputError(f"horizon must be at least 1, or null for every evaluation, not {horizon}")
+
+
+def _within(horizon: int | None, num_evals: int) -> int:
+    """The evaluations over which full passes are laid. Raises InputError where the sampler makes fewer."""
+    if horizon is not None and horizon > num_evals:
+        raise InputError(f"horizon {horizon} lies beyond the {num_evals} network evaluations of this sampler; give its "
+                         "number of steps")  # fmt: skip
+    return horizon or num_evals
 
 
 def _check_interval(interval: int) -> None:

@@ -27,9 +27,12 @@ class Registry(dict[str, type]):
         """Makes a dataclass available to configuration files under `name`.
 
         Raises InputError for a class that is no dataclass or lacks what its kind must have, and for a name that has a
-        meaning: two classes of one name would be mistaken for each other in everything that was made with them. (The
-        same module may define its own classes anew, as notebooks do.)
+        meaning: two classes of one name would be mistaken for each other in everything that was made with them. (A
+        module may define a class of its own anew, as notebooks do.)
         """
+
+        if not isinstance(name, str):
+            raise InputError(f'a {self.kind} is registered under a name: @register("mine"), not @register')
 
         def add(cls: T) -> T:
             self._check_class(name, cls)
@@ -53,19 +56,26 @@ class Registry(dict[str, type]):
         return configs.parse(cls, settings, where=where)
 
     def _check_class(self, name: str, cls: type) -> None:
+        what = f"the {self.kind} {name!r}, class {cls.__name__},"
         if not is_dataclass(cls):
-            raise InputError(f"the {self.kind} {name!r}, class {cls.__name__}, is no dataclass; put "
-                             "@dataclass(frozen=True) right above it, below the registration")  # fmt: skip
+            raise InputError(f"{what} is no dataclass; put @dataclass(frozen=True) right above it, below the "
+                             "registration")  # fmt: skip
+        if not cls.__dataclass_params__.frozen:  # what it kept from one image would change the next
+            raise InputError(f"{what} is not frozen; write @dataclass(frozen=True), and let it depend on its settings "
+                             "and arguments alone")  # fmt: skip
+        if "name" in (field.name for field in fields(cls)):
+            raise InputError(f"{what} has a field `name`, which no configuration could set, since it says the class; "
+                             "call it something else")  # fmt: skip
+        configs.check_schema(cls, what)
         known = {*dir(cls), *(field.name for field in fields(cls))}
         if not any(known.issuperset(interface) for interface in self.interfaces):
             wanted = ", or ".join(" and ".join(map(repr, interface)) for interface in self.interfaces)
-            raise InputError(f"the {self.kind} {name!r}, class {cls.__name__}, lacks what a {self.kind} must have: "
-                             f"{wanted}")  # fmt: skip
+            raise InputError(f"{what} lacks what a {self.kind} must have: {wanted}")
 
     def _check_name(self, name: str, cls: type) -> None:
         if name in self.reserved or name.endswith(".json"):
             raise InputError(f"no {self.kind} can be called {name!r}, which has another meaning; take another name")
         taken = self.get(name)
-        if taken is not None and taken.__module__ != cls.__module__:
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise InputError(f"there is a {self.kind} {name!r} already, {taken.__module__}.{taken.__qualname__}; take "
                              "another name")  # fmt: skip

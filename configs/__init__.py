@@ -9,17 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, ClassVar, TypeVar, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from configs.errors import InputError, check_keys, nearest, one_of
-from configs.leaves import Leaf, dataclass_in, leaves_of, naming_misfits, type_hints
+from configs.leaves import Leaf, can_be_set, dataclass_in, leaves_of, naming_misfits, type_hints
 
-__all__ = ["FOLDER", "ROOT", "InputError", "check_keys", "find", "nearest", "one_of", "parse", "parse_words", "read",
-           "to_mapping"]  # fmt: skip
+__all__ = ["FOLDER", "ROOT", "InputError", "check_keys", "check_schema", "find", "nearest", "one_of", "parse",
+           "parse_words", "read", "to_mapping"]  # fmt: skip
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -56,6 +56,14 @@ def parse(schema: type[T], *layers: Mapping[str, Any], where: str | Sequence[str
         if missing:
             raise InputError(f"{first} lacks {', '.join(sorted(missing))}")
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+def check_schema(schema: type, what: str) -> None:
+    """Raises InputError for a dataclass with a field that no configuration can set; `parse` would stumble over it."""
+    for name, hint in type_hints(schema).items():
+        if get_origin(hint) is not ClassVar and hint is not ClassVar and not can_be_set(hint):
+            raise InputError(f"{what} has a field {name} of a type that no configuration can set; it must be int, "
+                             "float, bool, str, list[...], dict[str, ...], one of these or None, or Any")  # fmt: skip
 
 
 def parse_words(words: Iterable[str], schema: type | None = None) -> dict[str, Any]:

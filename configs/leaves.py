@@ -56,6 +56,17 @@ class Leaf(NamedTuple):
         return f"{self.where}: {self.name} must be {wanted}, not {self.value!r}{several}"
 
 
+def can_be_set(hint: Any) -> bool:
+    """Can a configuration hold values of this type?"""
+    if hint in (list, dict, tuple) or get_origin(hint) is tuple:  # whose entries would be of no type, or of an odd one
+        return False
+    try:
+        OmegaConf.structured(make_dataclass("Alone", [("value", hint)]))
+    except VALUE_ERRORS:
+        return False
+    return True
+
+
 def _described(hint: Any) -> str:
     """What a hint wants, in words."""
     if hint in KINDS:

@@ -61,7 +61,7 @@ def main(
     try:
         _import(imports)
         if wants_help:
-            print(f"{doc.strip()}\n\n{options.describe(schema)}")
+            print(f"{doc.strip()}\n\n{options.describe(schema)}", flush=True)
             return
         keep_freed_memory()
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; by default a GPU's convolutions keep 10 bits of 23
@@ -74,6 +74,9 @@ def main(
         if is_first():
             print("interrupted; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has had enough, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes in the end
+        sys.exit(0)
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 

@@ -113,8 +113,8 @@ def open_images(data: str, split: str, channels: int, resolution: int) -> Images
 
     data: `mnist` or `cifar10` (downloaded by torchvision into ./data), a folder of images or of the .npz shards that
       scripts/sample.py writes, the output folder of one of its runs with a single set of images, or an .npz file with
-      `{split}_images` (N, H, W[, C]) uint8, or with JPEGs end to end in `{split}_jpeg` and `{split}_offsets` (N + 1);
-      `{split}_labels` (N,) where there are any.
+      `{split}_images` (N, H, W[, C]) uint8, or with JPEGs end to end in `{split}_jpeg` and `{split}_offsets` (N + 1),
+      `{split}_labels` (N,) where there are any; or of samples, arr_0 (N, H, W[, C]) uint8 and arr_1 (N,).
     split: "train" or "test"; a folder has no splits.
     Small images are padded with black to `resolution`; channels (1 or 3) converts.
 
@@ -265,7 +265,11 @@ def _npz(path: Path, split: str, channels: int) -> ArrayImages:
         return ArrayImages(_to_channels(arrays["images"], channels, f"{path}: {split}_images"), labels)
     if "jpeg" in arrays and "offsets" in arrays:
         return ArrayImages(_decode(arrays["jpeg"], arrays["offsets"], channels, f"{path}: {split}_jpeg"), labels)
-    raise InputError(f"{path} holds neither {split}_images, nor {split}_jpeg with {split}_offsets")
+    samples = read_arrays(path, "arr_")  # which belong to no split
+    if "arr_0" in samples:
+        labels = _to_labels(samples["arr_1"], f"{path}: arr_1") if "arr_1" in samples else None
+        return ArrayImages(_to_channels(samples["arr_0"], channels, f"{path}: arr_0"), labels)
+    raise InputError(f"{path} holds neither {split}_images, nor {split}_jpeg with {split}_offsets, nor arr_0")
 
 
 def _to_labels(labels: np.ndarray, what: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import sys
@@ -37,8 +38,9 @@ def load(files: Sequence[str]) -> None:
 
 def code_of(*classes: type) -> dict[str, Any]:
     """What the results of policies and forecasters depend on besides their settings. Of the user's own it is the files
-    that define them, whose formulas are edited between one run and the next; of this project's, nothing."""
-    digests = sorted(json_digest(file.read_text(encoding="utf-8")) for file in files_of(*classes))
+    that define them, whose formulas are edited between one run and the next; of this project's, nothing. Comments and
+    layout do not count."""
+    digests = sorted(json_digest(ast.dump(ast.parse(file.read_bytes()))) for file in files_of(*classes))
     return {"code": digests[0] if len(digests) == 1 else digests} if digests else {}
 
 

@@ -78,7 +78,8 @@ def from_diffusers(unet: nn.Module) -> UNet:
 
     unet: UNet2DModel or UNet2DConditionModel, with LoRA layers fused and unloaded. Ours has its precision and device
       and shares its tensors; q, k and v of plain self-attention are copied, since they become one tensor here.
-    Translated as strictly as files are. Raises InputError for another module, and for a network of another family.
+    Translated as strictly as files are. Raises InputError for another module, for a network of another family, and for
+    one that computes otherwise than its class does (FreeU, attention processors of its own).
     """
     if not isinstance(unet, nn.Module) or not isinstance(getattr(unet, "config", None), Mapping):
         raise InputError(f"from_diffusers takes a UNet2DModel or UNet2DConditionModel of diffusers, not a "
@@ -87,9 +88,24 @@ def from_diffusers(unet: nn.Module) -> UNet:
     if any(".lora_" in key for key in tensors):
         raise InputError("the diffusers module has LoRA layers beside its weights; fuse them first: "
                          "pipe.fuse_lora(), then pipe.unload_lora_weights()")  # fmt: skip
+    _check_unpatched(unet)
     state = reading.State(tensors, file=None, config_json=dict(unet.config))
     like = next(unet.parameters())
     return unet_from(state, None, "diffusers module in memory", like.dtype, like.device)
+
+
+# Processors that compute plain attention, in whatever way.
+PLAIN_ATTENTION = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor",
+                   "FusedAttnProcessor2_0")  # fmt: skip
+
+
+def _check_unpatched(unet: nn.Module) -> None:
+    for processor in getattr(unet, "attn_processors", {}).values():
+        if type(processor).__name__ not in PLAIN_ATTENTION:
+            raise InputError(f"the diffusers module has attention processors of its own ({type(processor).__name__}), "
+                             "which would be lost; call its set_default_attn_processor() first")  # fmt: skip
+    if any(getattr(module, name, None) for module in unet.modules() for name in ("s1", "s2", "b1", "b2")):
+        raise InputError("the diffusers module has FreeU enabled, which would be lost; call pipe.disable_freeu() first")
 
 
 def read_for(checkpoint: str | Path, config: Config | None) -> PartsConfig | None:

@@ -4,8 +4,8 @@ CONFIG is a YAML file or its name in configs/train (default mnist32, the bundled
   python scripts/train.py
   python scripts/train.py cifar10_small
   python scripts/train.py mnist32 data=FOLDER_OR_NPZ images=100000 out=outputs/mine
-Stops and goes on at will: the same command resumes from the folder `out`, which also receives a grid of samples at
-every save and, at the end, model.safetensors.
+Stops and goes on at will: the same command resumes from the folder `out`, which at every save also receives
+model.safetensors, as far as it is, and a grid of samples.
 """
 
 from __future__ import annotations

@@ -87,6 +87,11 @@ class PaperTable:
 
     def __post_init__(self) -> None:
         configs.one_of(self.resize, RESIZES, "resize")
+        for section in self.sections:
+            runs = {run for entry in section.rows for run in entry.changes}
+            for column in self.columns:
+                for run in column.run.split(" - ") if column.metric and runs else ():
+                    configs.one_of(run, runs, f"the run of the column {column.name!r}")
         keys = {column.key for column in self.columns}
         for entry in self.entries:
             configs.check_keys(entry.paper, keys, f"the columns of the row {entry.name!r}")

@@ -56,7 +56,7 @@ class CalibrateConfig(SampleConfig):
     forecasters: list[Any] = field(default_factory=list)
     seeds: int = 24  # calibration images, from first_seed on, and as many again to check the result on
     first_seed: int = 1_000_000  # far from those that images are usually made from
-    screening: int = 8  # seeds on which the regular plans are compared first
+    screening: int = 8  # seeds on which the regular plans are compared first, or all where there are fewer
     trials: int = 30  # changes of the best plan that are tried
     search_seed: int = 0
     plan: str | None = None  # where the plan goes; null: plans/, named after model, sampler and budget
@@ -64,8 +64,9 @@ class CalibrateConfig(SampleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_uncompiled(self)
-        if not 1 <= self.screening <= self.seeds:
-            raise InputError(f"screening must lie in 1..seeds, not {self.screening} of {self.seeds}")
+        for name in ("seeds", "screening"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.branches == []:
             raise InputError("branches must name at least one candidate")
         if self.trials < 0:

@@ -129,7 +129,9 @@ class RunFolder:
         changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         if changed:
             difference = "; ".join(f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in changed)
-            raise InputError(f"{self.path} holds another run ({difference}); choose another out=FOLDER or remove it")
+            edited = " (your own policies or forecasters were edited since)" if changed == ["code"] else ""
+            raise InputError(f"{self.path} holds another run ({difference}){edited}; choose another out=FOLDER or "
+                             "remove it")  # fmt: skip
 
     def blocks(self, seeds: range) -> list[range]:
         """The blocks that cover the seeds."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +27,14 @@ from experiments.precision import emulation_warning
 from experiments.training.trainer import STORES, TrainConfig, Trainer, generator, to_device
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 
+CHECKPOINT = "model.safetensors"
 CHECK_STEPS = 20  # steps between two looks at the loss, for each of which a GPU must be waited for
 
 
 def train(config: TrainConfig) -> Path:
     """Trains, or goes on training, in the folder config.out -> the finished checkpoint.
 
-    The folder receives the state and a grid of samples at every save, and model.safetensors at the end.
+    The folder receives the state, model.safetensors and a grid of samples at every save, and where it is interrupted.
     Raises InputError for a model that cannot be trained, data that cannot be read, a folder that holds something else,
     and a loss that is no longer finite.
     """
@@ -48,23 +53,54 @@ def train(config: TrainConfig) -> Path:
         if any(not path.name.startswith(".") for path in out.iterdir()):
             raise InputError(f"{out} exists and is not the folder of an earlier training; choose another out=FOLDER")
     save_steps = max(1, config.save_every // config.batch_size)
-    with tqdm(total=config.images, initial=trainer.steps * config.batch_size, unit="image", smoothing=0.02) as bar:
+    progress = tqdm(total=config.images, initial=trainer.steps * config.batch_size, unit="image", smoothing=0.02)
+    with progress as bar, interruption() as is_asked:
         while trainer.steps < trainer.total_steps:
             start = time.perf_counter()
             loss = trainer.train_step(batch(images, config, trainer.steps, device))
             trainer.seconds += time.perf_counter() - start
             bar.update(config.batch_size)
-            save = trainer.steps % save_steps == 0 or trainer.steps == trainer.total_steps
+            save = trainer.steps % save_steps == 0 or trainer.steps == trainer.total_steps or is_asked()
             if save or trainer.steps % CHECK_STEPS == 0:
                 _check_finite(float(loss), trainer)
                 bar.set_postfix(loss=f"{float(loss):.4f}")
             if save:
-                trainer.save(out / "state.pt")
-                samples = sample_grid(trainer.ema, model.diffusion, device)
-                save_grid(samples, out / "samples" / f"{trainer.steps:07d}.png")
-    records = {"diffusion": asdict(model.diffusion), "training": _record(trainer)}
-    models.save(trainer.ema, out / "model.safetensors", dtype=STORES[config.store], **records)
-    return out / "model.safetensors"
+                _save(trainer, out)
+            if is_asked():
+                raise KeyboardInterrupt
+    _save_checkpoint(trainer, out)  # also where there was nothing left to train: `store` may be another
+    return out / CHECKPOINT
+
+
+@contextmanager
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Within it an interruption (Ctrl-C, or SIGTERM) can be asked about, and stops nothing; a second one does."""
+    asked: list[int] = []
+
+    def take_note(number: int, frame: object) -> None:
+        asked.append(number)
+        for one in before:
+            signal.signal(one, before[one])
+
+    is_main = threading.current_thread() is threading.main_thread()  # no other may
+    before = {one: signal.signal(one, take_note) for one in (signal.SIGINT, signal.SIGTERM) if is_main}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for one in before:
+            signal.signal(one, before[one])
+
+
+def _save(trainer: Trainer, out: Path) -> None:
+    trainer.save(out / "state.pt")
+    _save_checkpoint(trainer, out)
+    samples = sample_grid(trainer.ema, trainer.model.diffusion, trainer.device)
+    save_grid(samples, out / "samples" / f"{trainer.steps:07d}.png")
+
+
+def _save_checkpoint(trainer: Trainer, out: Path) -> None:
+    records = {"diffusion": asdict(trainer.model.diffusion), "training": _record(trainer)}
+    models.save(trainer.ema, out / CHECKPOINT, dtype=STORES[trainer.config.store], **records)
 
 
 @torch.no_grad()
@@ -113,13 +149,14 @@ def _check_finite(loss: float, trainer: Trainer) -> None:
 
 
 def _record(trainer: Trainer) -> dict[str, Any]:
-    """What the finished checkpoint says of its training: all that was done, but not where things lay."""
+    """What the checkpoint says of its training: all that was done so far, but not where things lay."""
     config = trainer.config
     return {
         **{key: value for key, value in asdict(config).items() if key not in ("out", "save_every")},
         "model": Path(config.model).stem,
         "data": data_name(config.data),
         "init": _start(trainer.network.provenance),
+        "images": min(config.images, trainer.steps * config.batch_size),
         "steps": trainer.steps,
         "hours": round(trainer.seconds / 3600, 2),
         "device": str(trainer.device),

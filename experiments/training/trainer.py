@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import models
 from configs import InputError, one_of
+from experiments.data import data_name
 from experiments.model import ModelConfig
 from models.files import write_atomically
 from samplers import NUM_SEEDS
@@ -33,7 +34,7 @@ class TrainConfig:
     """One training run (Ho et al. 2020, algorithm 1)."""
 
     model: str = "mnist32"  # the network and its noise schedule: NAME in configs/models, or a YAML file
-    data: str = "mnist"  # mnist | cifar10 | an image folder | an .npz file
+    data: str = "mnist"  # mnist | cifar10 | an image folder | an .npz file with train_images or arr_0 (N, H, W[, C])
     images: int = 500_000  # training images in all
     batch_size: int = 128
     learning_rate: float = 4e-4  # peak; warmed up over the first 2%, then a cosine down to 0
@@ -62,7 +63,7 @@ class TrainConfig:
             raise InputError(f"ema_decay must lie in 0..1 (1 excluded), not {self.ema_decay}")
 
 
-FREE = ("device", "save_every", "store", "out")  # what may change when a run goes on
+FREE = ("device", "save_every", "store", "out", "model")  # what may change when a run goes on; the network may not
 
 
 def check_seed(seed: int) -> None:
@@ -124,6 +125,7 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """All that the outcome depends on, by dotted name, as JSON holds it."""
         settings = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+        settings["data"] = data_name(self.config.data)
         network = {f"network.{key}": value for key, value in asdict(self.model.network).items()}
         diffusion = {f"diffusion.{key}": value for key, value in asdict(self.model.diffusion).items()}
         return json.loads(json.dumps(settings | {"data.images": self.data_size} | network | diffusion))
@@ -147,6 +149,7 @@ class Trainer:
         """
         state = _read(path, self.device)
         ours, theirs = self.identity(), json.loads(state["config"])
+        theirs["data"] = data_name(theirs["data"])
         changed = [key for key in ours if key in theirs and theirs[key] != ours[key]]
         if changed:
             difference = ", ".join(f"{key} is {theirs[key]} there and {ours[key]} here" for key in changed)

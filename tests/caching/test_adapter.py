@@ -311,6 +311,15 @@ def test_the_adapter_is_a_module_that_pipelines_move_and_ask(latents):
         our.to(torch.float64)  # shared with the other tests
 
 
+def test_what_is_no_cached_network_or_pipeline_is_refused(pixels):
+    reference, our = pixels
+    pipe = DDPMPipeline(unet=reference, scheduler=DDPMScheduler())
+    with pytest.raises(InputError, match="takes a CachedDenoiser, or what cached_denoiser made, not a UNet"):
+        DiffusersUNet(our, pipe)
+    with pytest.raises(InputError, match="takes the pipeline, whose scheduler it follows, not a DDPMScheduler"):
+        DiffusersUNet(CachedDenoiser(our, Uniform(), Reuse()), pipe.scheduler)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [

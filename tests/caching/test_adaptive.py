@@ -278,6 +278,22 @@ def test_trajectories_that_do_not_fit_are_refused(network):
         paired(x[:1], t[:1])
 
 
+@pytest.mark.parametrize("due", [None, 0.07, 1, torch.tensor([True])])
+def test_a_decision_that_is_neither_yes_nor_no_is_refused(network, due):
+    class Undecided:
+        branch = 1
+
+        def due(self, probe):
+            return due
+
+    x, t = torch.zeros(2, 3, 16, 16), torch.full((2,), 500)
+    denoiser = AdaptiveDenoiser(network, Undecided(), Reuse())
+    denoiser.begin(2)
+    denoiser(x, t)
+    with pytest.raises(InputError, match=r"Undecided\.due gives .*; it must give True \(refresh\) or False"):
+        denoiser(x, t)
+
+
 def test_a_refused_beginning_leaves_nothing_to_go_on_with(network):
     x, t = torch.zeros(2, 3, 16, 16), torch.full((2,), 500)
     denoiser = AdaptiveDenoiser(network, Threshold(), Reuse())

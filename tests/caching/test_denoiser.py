@@ -227,3 +227,10 @@ def test_adaptive_policies_are_refused_where_they_have_no_denoiser(network):
 def test_forecasts_of_nothing_keep_its_strides():
     empty = [torch.empty(2, 0, 4, 4).to(memory_format=torch.channels_last) for _ in range(2)]
     assert combine([2.0, -1.0], empty) is empty[0]
+
+
+def test_classes_are_no_policies(network):
+    with pytest.raises(InputError, match=r"a policy and a forecaster, not their classes: Uniform\(\), Reuse\(\)"):
+        CachedDenoiser(network, Uniform, Reuse())
+    with pytest.raises(InputError, match="not their classes"):
+        CachedDenoiser(network, Uniform(), Reuse)

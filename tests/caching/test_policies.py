@@ -181,13 +181,49 @@ def register():
 )  # fmt: skip
 def test_classes_that_lack_what_a_policy_must_have_are_refused(register, members, lacking):
     with pytest.raises(InputError, match=f"the policy 'mine', class Mine, lacks what a policy must have: .*{lacking}"):
-        register("mine")(dataclass(type("Mine", (), members)))
+        register("mine")(dataclass(frozen=True)(type("Mine", (), members)))
 
 
 def test_a_field_without_a_default_counts(register):
-    mine = make_dataclass("Mine", [("branch", int)], namespace={"due": lambda self, probe: True})
+    mine = make_dataclass("Mine", [("branch", int)], frozen=True, namespace={"due": lambda self, probe: True})
     assert register("mine")(mine) is mine
     assert make_policy({"name": "mine", "branch": 2}) == mine(2)
+
+
+PLAN = {"plan": lambda self, num_evals: (None,) * num_evals}
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (make_dataclass("Mine", [], namespace=PLAN), "is not frozen; write @dataclass"),
+        (make_dataclass("Mine", [("name", str)], frozen=True, namespace=PLAN), "has a field `name`, which no"),
+        (make_dataclass("Mine", [("steps", tuple[int, ...])], frozen=True, namespace=PLAN), "has a field steps of"),
+        (make_dataclass("Mine", [("steps", list)], frozen=True, namespace=PLAN), "has a field steps of a type that no"),
+        (make_dataclass("Mine", [("x", np.float32)], frozen=True, namespace=PLAN), "has a field x of a type that no"),
+        (make_dataclass("Mine", [("x", object)], frozen=True, namespace=PLAN), "has a field x of a type that no"),
+    ],
+)
+def test_classes_that_no_configuration_can_make_are_refused(register, made, sentence):
+    with pytest.raises(InputError, match=f"the policy 'mine', class Mine, {sentence}"):
+        register("mine")(made)
+
+
+def test_a_registration_without_a_name_is_refused(register):
+    with pytest.raises(InputError, match=r'a policy is registered under a name: @register\("mine"\), not @register'):
+        register(make_dataclass("Mine", [], frozen=True, namespace=PLAN))
+
+
+def test_two_classes_of_one_file_do_not_share_a_name(register):
+    register("mine")(make_dataclass("Mine", [], frozen=True, namespace=PLAN))
+    with pytest.raises(InputError, match="there is a policy 'mine' already"):
+        register("mine")(make_dataclass("Other", [], frozen=True, namespace=PLAN))
+
+
+@pytest.mark.parametrize("policy", [Uniform(5, 1, horizon=50), Nonuniform(5, 1, center=10, horizon=50)])
+def test_a_horizon_beyond_the_sampler_is_named(policy):
+    with pytest.raises(InputError, match="horizon 50 lies beyond the 26 network evaluations of this sampler"):
+        policy.plan(26)
 
 
 def test_a_class_that_is_no_dataclass_is_refused(register):
@@ -198,7 +234,7 @@ def test_a_class_that_is_no_dataclass_is_refused(register):
 @pytest.mark.parametrize(("name", "sentence"), [("uniform", "there is a policy 'uniform' already"),
                                                 ("a.json", "no policy can be called 'a.json'")])  # fmt: skip
 def test_names_that_have_a_meaning_are_refused(register, name, sentence):
-    mine = make_dataclass("Mine", [], namespace={"plan": lambda self, num_evals: (None,) * num_evals})
+    mine = make_dataclass("Mine", [], frozen=True, namespace={"plan": lambda self, num_evals: (None,) * num_evals})
     with pytest.raises(InputError, match=sentence):
         register(name)(mine)
     assert POLICIES["uniform"] is Uniform
@@ -206,7 +242,7 @@ def test_names_that_have_a_meaning_are_refused(register, name, sentence):
 
 def test_a_module_may_define_its_own_class_anew(register):
     for _ in range(2):
-        mine = make_dataclass("Mine", [], namespace={"plan": lambda self, num_evals: ()})
+        mine = make_dataclass("Mine", [], frozen=True, namespace={"plan": lambda self, num_evals: ()})
         mine.__module__ = "notebook"
         register("mine")(mine)
     assert POLICIES["mine"] is mine

@@ -309,3 +309,11 @@ def test_a_script_started_from_elsewhere_refuses_in_one_line(tmp_path):
     assert process.stdout == ""
     assert process.stderr.count("\n") == 1
     assert "did you mean 'learning_rate'?" in process.stderr
+
+
+def test_output_that_nobody_reads_on_is_no_error():
+    script = str(configs.ROOT / "scripts" / "sweep.py")
+    command = f"{sys.executable} {script} --help | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(configs.ROOT)})  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

@@ -57,6 +57,15 @@ def test_npz_splits_and_labels_are_kept_apart(tmp_path):
     assert open_images(str(tmp_path / "a.npz"), "test", 1, 8).labels is None
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_npz_of_samples_is_of_every_split(tmp_path, split):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", arr_0=pixels, arr_1=np.array([3, 1, 2]))
+    images = open_images(str(tmp_path / "a.npz"), split, 1, 8)
+    assert torch.equal(images.batch(range(3)), torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert images.labels.tolist() == [3, 1, 2]
+
+
 @pytest.mark.parametrize("labels", [np.array(["3", "1"]), np.array([3.5, 1.0]), np.zeros((2, 1), int)], ids=str)
 def test_labels_that_are_no_integers_end_in_one_sentence(tmp_path, labels):
     np.savez(tmp_path / "a.npz", train_images=pixels(2, 8, 8), train_labels=labels)

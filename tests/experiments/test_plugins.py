@@ -95,7 +95,9 @@ def test_files_of_one_name_in_two_folders_are_two(mine, tmp_path):
     other.write_text("x = 1\n")
     load([str(other)])
     own = code_of(POLICIES["alternate"])
-    mine.write_text(MINE + "\n")
+    mine.write_text(MINE + "\n# a comment\n")
+    assert code_of(POLICIES["alternate"]) == own
+    mine.write_text(MINE + "\ny = 1\n")
     assert code_of(POLICIES["alternate"]) != own
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from latent_files import randn
 from public_names import DDPM_OPTIONS, OPENAI_OPTIONS, conditional_unet, unet
 from torch import nn
@@ -107,3 +108,21 @@ def test_the_fast_network_is_made_of_it_in_one_line():
     x = randn(2, 4, 16, 16)
     expected = reference(x, T, **cond).sample
     torch.testing.assert_close(network(x, T, *cond.values())[0], expected, atol=2e-5, rtol=0)
+
+
+def test_a_module_that_computes_otherwise_than_its_class_is_refused():
+    """FreeU and attention processors are no weights: they would be lost without a word."""
+
+    class Mine(AttnProcessor2_0):
+        pass
+
+    reference, _ = latent_unet()
+    reference.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    with pytest.raises(InputError, match=r"has FreeU enabled, which would be lost; call pipe\.disable_freeu\(\) first"):
+        models.from_diffusers(reference)
+    reference.disable_freeu()
+    reference.set_attn_processor(AttnProcessor())
+    models.from_diffusers(reference)
+    reference.set_attn_processor(Mine())
+    with pytest.raises(InputError, match=r"attention processors of its own \(Mine\), which would be lost"):
+        models.from_diffusers(reference)

@@ -160,3 +160,14 @@ def test_a_table_may_be_a_file_of_ones_own(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("title: Mine\nsections: [{name: s, base: {model: mnist32}, rows: [{name: a, run: {}}]}]\n")
     assert next(load_table(str(path)).entries).name == "a"
+
+
+def test_a_column_of_a_run_that_no_row_has_is_refused(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("""
+title: Mine
+columns: [{name: FID, metric: fid, run: cached}, {name: PSNR, metric: psnr, run: cache}]
+sections: [{name: s, base: {model: mnist32}, rows: [{name: a, runs: {cached: {}, plain: {}}}]}]
+""")
+    with pytest.raises(InputError, match="the run of the column 'PSNR' 'cache' does not exist; did you mean 'cached'"):
+        load_table(str(path))

@@ -94,6 +94,38 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(config, monkeypatch, tmp
     assert_same_run(config.out, whole.out)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_loses_no_step_and_leaves_a_checkpoint(config, monkeypatch, tmp_path, number):
+    whole = replace(config, out=str(tmp_path / "whole"))
+    train(whole)
+    train_step = Trainer.train_step
+
+    def interrupted(self: Trainer, x0: Tensor) -> Tensor:
+        if self.steps == 2:
+            os.kill(os.getpid(), number)  # in the middle of the third step
+        return train_step(self, x0)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert signal.getsignal(number) is before
+    assert state_of(config.out)["steps"] == 3
+    unfinished = models.load(Path(config.out) / "model.safetensors")
+    assert (unfinished.provenance.records["training"]["images"], whole.images) == (12, 24)
+    train(config)
+    assert_same_run(config.out, whole.out)
+
+
+def test_the_same_data_and_network_may_be_spelled_otherwise(config, monkeypatch):
+    train_interrupted(config, monkeypatch, 3)
+    monkeypatch.chdir(Path(config.data).parent)
+    Path("other.yaml").write_text(TINY)
+    train(replace(config, data="./toys.npz", model="other.yaml"))
+    assert state_of(config.out)["steps"] == 6
+
+
 def test_a_run_killed_while_saving_goes_on_from_the_save_before(config, tmp_path):
     """SIGKILL with half of the second state written: nothing can be tidied up."""
     program = f"""
