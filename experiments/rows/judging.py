@@ -91,7 +91,8 @@ class Judges:
     def have_measured(self, judged: Mapping[str, str], metrics: Collection[str]) -> bool:
         """Have images with these metrics, measured against `judged`, been measured against what is asked for now? Not
         where nothing came of it: a network that was missing may be there by now."""
-        wanted = [DISTANCES] * (self.data is not None) + [{"clip_score"}] * (self.clip is not None)
+        of_sources = ((self.data, DISTANCES), (self.clip, {"clip_score"}))
+        wanted = [metrics_of for source, metrics_of in of_sources if source is not None]
         return not wanted or (judged == self.identity and all(each & set(metrics) for each in wanted))
 
     def measure(self, images: Path, uncached: Path | None, prompts: str | None = None) -> Judged:

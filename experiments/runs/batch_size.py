@@ -101,10 +101,10 @@ def trial(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], batc
     """The first two steps of every strategy's trajectory, with the stores that they leave, and one image decoded: the
     most that sampling holds at once."""
     seeds = range(batch)
-    for run in (runs := begin_all(pipeline, sampler, chosen)):
+    runs = begin_all(pipeline, sampler, chosen)  # whose stores all live until the image is decoded
+    for run in runs:
         noise = pipeline.noise(seeds)
         denoiser = pipeline.bind(run.cached, seeds, begin(sampler, run))
         for step in islice(sampler.sample(denoiser, noise(), noise), 2):
             x = step.x
     pipeline.decode(x[:1])
-    del runs  # whose stores all lived until here

@@ -114,7 +114,8 @@ def prepare(config: SampleConfig, world: World) -> Job:
 
 def compared(config: SampleConfig) -> list[Strategy]:
     """What is sampled: the uncached network, if the others are compared with it, and the configuration's strategies."""
-    return [UNCACHED] * config.compare + strategies(config.policy, config.forecaster, sampler_of(config))
+    uncached = [UNCACHED] if config.compare else []
+    return uncached + strategies(config.policy, config.forecaster, sampler_of(config))
 
 
 def sampler_of(config: SampleConfig) -> Sampler:
