@@ -23,6 +23,7 @@ from models.memory import keep_freed_memory
 T = TypeVar("T")
 
 HELP = ("-h", "--help")
+CONFIGURATIONS = {path.stem for path in configs.FOLDER.glob("*.yaml")}  # of sampling runs
 
 
 def main(
@@ -101,6 +102,10 @@ def _configuration(
             layers[default].pop(name, None)
     for key in given.keys() & set(options.unused(schema)):
         raise InputError(f"{key} changes nothing here; leave it out")
+    is_other = first is None and default in CONFIGURATIONS and given.get("model", default) in CONFIGURATIONS - {default}
+    if is_other and is_first():
+        print(f"{given['model']} is sampled with the settings of {default}; its own are those of the configuration "
+              f"{given['model']}, named in front of all keys", file=sys.stderr)  # fmt: skip
     if argument is not None and first is not None:
         given = {argument: first, **given}
     layers["the command line"] = given

@@ -46,8 +46,12 @@ def read(path: Path, part: Part = UNET) -> State:
     return State(tensors, file, metadata, _read_config_json(file, part))
 
 
+OURS = "model.safetensors"  # in the folder of a training
+
+
 def weights_in(path: Path, part: Part = UNET) -> Path:
-    """The file that holds the tensors: `path` itself, or of a folder in diffusers' layout that of `part`."""
+    """The file that holds the tensors: `path` itself, of a folder in diffusers' layout that of `part`, and of one that
+    scripts/train.py has left its checkpoint."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -56,6 +60,8 @@ def weights_in(path: Path, part: Part = UNET) -> Path:
         for name in part.files:
             if (folder / name).is_file():
                 return folder / name
+    if part == UNET and (path / OURS).is_file():
+        return path / OURS
     raise InputError(f"the folder {path} holds none of {', '.join(part.files)}, nor does its sub-folder "
                      f"{' or '.join(part.folders)}")  # fmt: skip
 

@@ -25,9 +25,10 @@ from experiments.images import save_grid
 from experiments.model import ModelConfig, model_config, pick_device
 from experiments.precision import emulation_warning
 from experiments.training.trainer import STORES, TrainConfig, Trainer, generator, to_device
+from models import reading
 from samplers import DiffusionConfig, ImageNoise, Sampler, SamplerConfig
 
-CHECKPOINT = "model.safetensors"
+CHECKPOINT = reading.OURS  # beside the state
 CHECK_STEPS = 20  # steps between two looks at the loss, for each of which a GPU must be waited for
 
 

@@ -15,6 +15,7 @@ import configs
 from caching import POLICIES
 from configs import InputError
 from experiments.cli import end_if_rows_failed, main
+from experiments.runs.run import SampleConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -309,6 +310,15 @@ def test_a_script_started_from_elsewhere_refuses_in_one_line(tmp_path):
     assert process.stdout == ""
     assert process.stderr.count("\n") == 1
     assert "did you mean 'learning_rate'?" in process.stderr
+
+
+def test_another_model_under_the_default_s_settings_is_pointed_out(capsys):
+    """cifar10's own are quadratic timesteps, say."""
+    main(lambda config: None, SampleConfig, doc="", default="mnist32", words=["model=cifar10"])
+    assert "cifar10 is sampled with the settings of mnist32; its own are" in capsys.readouterr().err
+    for words in (["cifar10"], ["cifar10", "model=mnist32"], ["model=mnist32"], ["seed=1"]):
+        main(lambda config: None, SampleConfig, doc="", default="mnist32", words=words)
+        assert capsys.readouterr().err == ""
 
 
 def test_output_that_nobody_reads_on_is_no_error():

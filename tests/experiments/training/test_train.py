@@ -397,6 +397,7 @@ def test_a_checkpoint_of_another_network_is_no_start(config, tmp_path):
 
 def test_half_precision_halves_the_checkpoint(config):
     network = models.load(train(config))
+    assert models.load(config.out).provenance.sha256 == network.provenance.sha256, "the folder stands for it"
     whole = (Path(config.out) / "model.safetensors").stat().st_size
     halved = models.load(train(replace(config, store="fp16")))
     assert (Path(config.out) / "model.safetensors").stat().st_size < 0.6 * whole
