@@ -22,6 +22,7 @@ from processes import finish, running, start
 import configs
 from caching import SavedPlan
 from configs import InputError
+from experiments.model import model_config
 from experiments.runs.run import SampleConfig, run
 from samplers import SamplerConfig
 
@@ -234,8 +235,9 @@ def test_another_network_under_the_same_name_is_refused(model, tmp_path):
 
 def test_a_plan_file_may_move_but_not_change(model, tmp_path):
     def plan(file: str, entries: list) -> dict[str, str]:
-        plan = SavedPlan(entries, {"name": "reuse"}, "", asdict(SamplerConfig(steps=4)), [750, 500, 250, 0], {})
-        plan.save(tmp_path / file)
+        made_for = config({}).of_trajectories(model_config(model).diffusion)
+        sampler = asdict(SamplerConfig(steps=4))
+        SavedPlan(entries, {"name": "reuse"}, "", sampler, [750, 500, 250, 0], made_for).save(tmp_path / file)
         return {"policy.name": str(tmp_path / file), "num_images": 2}
 
     words = [word for word in words_of(model, tmp_path / "out") if not word.startswith("policy.")]
