@@ -107,10 +107,16 @@ class PlanFile:
                              f"makes {num_evals}")  # fmt: skip
         return self.saved.plan
 
-    def check(self, *made_for: Any, **named: Any) -> None:
+    def check(
+        self,
+        checkpoint: str,
+        sampler: Mapping[str, Any],
+        timesteps: Sequence[int],
+        pipeline: Mapping[str, Any],
+    ) -> None:
         """As SavedPlan.check, naming the file."""
         try:
-            self.saved.check(*made_for, **named)
+            self.saved.check(checkpoint, sampler, timesteps, pipeline)
         except InputError as error:
             raise InputError(f"{self.file} does not fit: {error}") from error
 
