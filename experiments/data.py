@@ -102,7 +102,7 @@ class ShardImages:
         return self._held[1][index - self.starts[number]]
 
     def _shard(self, path: Path) -> Tensor:
-        pixels = _to_channels(read_arrays(path, "arr_0")["arr_0"], self.channels, f"{path}: arr_0")
+        pixels = to_channels(read_arrays(path, "arr_0")["arr_0"], self.channels, f"{path}: arr_0")
         if self.resolution is None or pixels.shape[2:] == (self.resolution, self.resolution):
             return pixels
         return torch.stack([to_tensor(crop_to(to_image(image), self.resolution)) for image in pixels])
@@ -228,7 +228,7 @@ def _torchvision(name: str, split: str, channels: int) -> ArrayImages:
         source = dataset("data", train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{name} could not be downloaded into ./data ({error}); give a folder or .npz") from error
-    return ArrayImages(_to_channels(np.asarray(source.data), channels, name), torch.as_tensor(source.targets))
+    return ArrayImages(to_channels(np.asarray(source.data), channels, name), torch.as_tensor(source.targets))
 
 
 UNREADABLE = (OSError, ValueError, EOFError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -262,13 +262,13 @@ def _npz(path: Path, split: str, channels: int) -> ArrayImages:
     arrays = {key.removeprefix(prefix): array for key, array in read_arrays(path, prefix).items()}
     labels = _to_labels(arrays["labels"], f"{path}: {split}_labels") if "labels" in arrays else None
     if "images" in arrays:
-        return ArrayImages(_to_channels(arrays["images"], channels, f"{path}: {split}_images"), labels)
+        return ArrayImages(to_channels(arrays["images"], channels, f"{path}: {split}_images"), labels)
     if "jpeg" in arrays and "offsets" in arrays:
         return ArrayImages(_decode(arrays["jpeg"], arrays["offsets"], channels, f"{path}: {split}_jpeg"), labels)
     samples = read_arrays(path, "arr_")  # which belong to no split
     if "arr_0" in samples:
         labels = _to_labels(samples["arr_1"], f"{path}: arr_1") if "arr_1" in samples else None
-        return ArrayImages(_to_channels(samples["arr_0"], channels, f"{path}: arr_0"), labels)
+        return ArrayImages(to_channels(samples["arr_0"], channels, f"{path}: arr_0"), labels)
     raise InputError(f"{path} holds neither {split}_images, nor {split}_jpeg with {split}_offsets, nor arr_0")
 
 
@@ -288,7 +288,7 @@ def _decode(stream: np.ndarray, offsets: np.ndarray, channels: int, what: str) -
     return torch.stack(images)
 
 
-def _to_channels(pixels: np.ndarray, channels: int, what: str) -> Tensor:
+def to_channels(pixels: np.ndarray, channels: int, what: str) -> Tensor:
     """Pixels (N, H, W[, 1 or 3]) uint8 -> (N, channels, H, W) uint8."""
     array = pixels[..., None] if pixels.ndim == 3 else pixels
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in MODES or not len(array):

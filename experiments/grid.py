@@ -6,7 +6,7 @@ Settings written as lists stand for every combination: interval: [3, 5] and bran
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -75,6 +75,11 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
         raise InputError(f"two of the strategies would be called {twice[0]!r}; give each value once, and plan files "
                          "names of their own")  # fmt: skip
     return made
+
+
+def classes(chosen: Iterable[Strategy]) -> list[type]:
+    """The classes of their policies and forecasters, some of which may be the user's own."""
+    return [type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)]
 
 
 def default_forecaster(policy: Policy | AdaptivePolicy, sampler: Sampler) -> dict[str, Any]:

@@ -204,8 +204,8 @@ def load_pipeline(
 ) -> Pipeline:
     """checkpoint: None is the first that the model names. model: NAME in configs/models or a YAML file.
 
-    Raises InputError as models.load_parts, and where conditions,
-    guidance, size or a recorded noise schedule do not fit the model.
+    Raises InputError as models.load_parts, and where conditions, guidance, size or a recorded noise schedule do not fit
+    the model.
     """
     checkpoint = checkpoint or default_checkpoint(model)
     parts = models.load_parts(

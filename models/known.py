@@ -52,8 +52,8 @@ def read_config(config: Config) -> PartsConfig:
         if "network" in content:
             return _read_whole(content, where)
         config = configs.parse(UNetConfig, content, where=where)
-    published = _published(configs.FOLDER / "models")
-    known = next((each for each in published if _stored(each.network) == _stored(config)), PartsConfig(config))
+    published, ours = _published(configs.FOLDER / "models"), _stored(config)
+    known = next((each for each in published if _stored(each.network) == ours), PartsConfig(config))
     return PartsConfig(config, attention_order=known.attention_order, weights=known.weights)
 
 

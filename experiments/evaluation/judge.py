@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from configs import InputError
-from experiments.data import ArrayImages, Images, data_name, open_images
+from experiments.data import ArrayImages, Images, data_name, open_images, to_channels
 from experiments.evaluation.frechet import FeatureStatistics, frechet_distance
 from experiments.evaluation.sets import open_sets
 from experiments.reports.tables import markdown
@@ -97,9 +97,8 @@ def read_folders(root: Path, resolution: int) -> tuple[dict[str, Tensor], int]:
     if not fitting:
         raise InputError(f"none of the {left_out} images at {root} has {resolution}x{resolution} pixels, as the "
                          "classifier's digits do")  # fmt: skip
-    # Digits that are stored in colour are grey all the same.
-    read = {images.name: images.images.batch(range(len(images))) for images in fitting}
-    return {name: pixels.float().mean(1, keepdim=True).round().byte() for name, pixels in read.items()}, left_out
+    read = {images.name: images.images.batch(range(len(images))).permute(0, 2, 3, 1).numpy() for images in fitting}
+    return {name: to_channels(pixels, 1, name) for name, pixels in read.items()}, left_out
 
 
 def table(rows: Sequence[Judgement], record: Mapping[str, Any]) -> list[list[str]]:

@@ -13,6 +13,7 @@ import configs
 from configs import InputError
 from experiments.data import data_name
 from experiments.evaluation.clip_score import CLIP
+from experiments.grid import classes
 from experiments.model import model_config
 from experiments.paper.filling import Place, fill, runs
 from experiments.paper.paper_tables import PaperTable, load_table, names
@@ -168,8 +169,7 @@ def _check_prompts(rows: Iterable[Row]) -> None:
 
 def _imports(table: PaperTable) -> list[str]:
     """The words that make a table's policies and forecasters known."""
-    chosen = [only_strategy(row.config) for _, row in runs(table)]
-    return words_of(*(type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)))
+    return words_of(*classes(only_strategy(row.config) for _, row in runs(table)))
 
 
 def _changes(table: PaperTable, config: ReproduceConfig) -> dict[str, Any]:

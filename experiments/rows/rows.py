@@ -16,7 +16,7 @@ from caching import NoCache, PlanFile
 from configs import InputError
 from experiments.digest import file_digest, json_digest
 from experiments.evaluation.sets import open_sets
-from experiments.grid import default_forecaster, folder_name, strategies
+from experiments.grid import classes, default_forecaster, folder_name, strategies
 from experiments.model import default_checkpoint, model_config
 from experiments.plugins import code_of
 from experiments.rows.judging import DISTANCES, Judges
@@ -83,8 +83,7 @@ def identity(row: Row) -> dict[str, Any]:
     file = str(settings["policy"].get("file", settings["policy"]["name"]))
     if file.endswith(".json"):
         settings["policy"] = {"name": "plan", "file": file_digest(file)}
-    strategy = only_strategy(row.config)
-    own = code_of(type(strategy.policy), type(strategy.forecaster))
+    own = code_of(*classes([only_strategy(row.config)]))
     return {**settings, **own, "model": model, "checkpoint": checkpoint_digest(row.config)}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from caching import NoCache, PlanFile
 from configs import InputError
 from experiments.digest import json_digest
-from experiments.grid import UNCACHED, Strategy, default_forecaster, strategies
+from experiments.grid import UNCACHED, Strategy, classes, default_forecaster, strategies
 from experiments.model import ModelConfig, model_config
 from experiments.pipeline import Pipeline, PipelineConfig, load_pipeline
 from experiments.plugins import code_of
@@ -189,7 +189,7 @@ def identity(
     if plans:
         settings["policy"] = {"name": "plan", "plans": json_digest(plans)} | _beside_plans(config.policy)
     settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
-    settings |= code_of(*(type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)))
+    settings |= code_of(*classes(chosen))
     return dict(_flat({**settings, "model": Path(config.model).stem, "network": json_digest(network)}))
 
 

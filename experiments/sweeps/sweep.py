@@ -17,6 +17,7 @@ from typing import Any
 import configs
 from configs import InputError
 from experiments.digest import json_digest
+from experiments.grid import classes
 from experiments.plugins import words_of
 from experiments.rows.judging import Judges
 from experiments.rows.measures import MEASURES
@@ -164,8 +165,7 @@ def plan(config: SweepConfig, wanted: list[Combination]) -> SweepPlan:
     settings = {name: value for name, value in asdict(config).items() if name != "only_render"}
     left_out = [Point(name_of(each.at), each.at, error=each.reason) for each in wanted if not each.row]
     values = {axis: list(dict.fromkeys(map(words, values))) for axis, values in axes(config.grid).items()}
-    chosen = [only_strategy(each.row.config) for each in wanted if each.row]
-    imports = words_of(*(type(part) for strategy in chosen for part in (strategy.policy, strategy.forecaster)))
+    imports = words_of(*classes(only_strategy(each.row.config) for each in wanted if each.row))
     return SweepPlan(config.title, values, list(config.metrics), points, left_out, settings, imports)
 
 
