@@ -28,7 +28,7 @@ from caching.plan import (
     refreshed,
 )
 from caching.policies import POLICIES, Explicit, Nested, NoCache, Nonuniform, Policy, Uniform, plan_of, register
-from caching.saved import PlanFile, SavedPlan, load_plan, make_policy
+from caching.saved import MadeFor, PlanFile, SavedPlan, load_plan, make_policy
 from caching.schedules import drift_threshold, least_drift
 from caching.search import Budget, Shape, neighbour, shapes
 from caching.store import FeatureStore, ImageStore
@@ -42,5 +42,5 @@ __all__ = [
     "register_forecaster", "FeatureStore", "ImageStore",
     "Adaptive", "AdaptiveDenoiser", "AdaptivePolicy", "Cached", "Probe", "Threshold", "cached_denoiser",
     "CachedDenoiser", "DiffusersUNet",
-    "Macs", "PassCosts", "pass_costs", "PlanFile", "SavedPlan", "load_plan",
+    "Macs", "PassCosts", "pass_costs", "PlanFile", "SavedPlan", "MadeFor", "load_plan",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,46 +21,52 @@ FORMAT = "plan/1"
 
 
 @dataclass(frozen=True)
-class SavedPlan:
-    """A plan, the forecaster it was made with, and what it was made for: only there do its errors hold."""
+class MadeFor:
+    """The trajectories a plan was calibrated on: only there do its errors hold."""
 
-    entries: list[Any]  # one per network evaluation: null (full), a branch, or -1 (a null step)
-    forecaster: dict[str, Any]
     checkpoint: str  # sha256 of the weights; "" for random ones
     sampler: dict[str, Any]  # its configuration
     timesteps: list[int]  # of every network evaluation
-    pipeline: dict[str, Any]  # what else the trajectory depends on: noise schedule, guidance, size, split
+    pipeline: dict[str, Any]  # what else they depend on, by dotted key: noise schedule, guidance, size, split
+
+    def check(self, ours: MadeFor) -> None:
+        """Raises InputError where weights, sampler, timesteps or the rest are others."""
+        if self.checkpoint != ours.checkpoint:
+            raise InputError(f"it was made for the weights with sha256 {self.checkpoint[:12] or '(random)'}, not for "
+                             f"{ours.checkpoint[:12] or '(random)'}; calibrate one for these")  # fmt: skip
+        there, here = self._settings(), ours._settings()
+        changed = [key for key in here if there.get(key) != here[key]]
+        if changed:
+            key = changed[0]
+            raise InputError(f"it was made for {key}={there.get(key)}, not {here[key]}; sample with its settings, or "
+                             "calibrate one for these")  # fmt: skip
+        if self.timesteps != ours.timesteps:
+            raise InputError("it was made for other timesteps; calibrate one for this noise schedule")
+
+    def _settings(self) -> dict[str, Any]:
+        """By dotted key, as a file holds them: tuples are lists there."""
+        settings = {f"sampler.{key}": value for key, value in self.sampler.items()} | self.pipeline
+        return json.loads(json.dumps(settings))
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """A plan, the forecaster it was made with, and what it was made for."""
+
+    entries: list[Any]  # one per network evaluation: null (full), a branch, or -1 (a null step)
+    forecaster: dict[str, Any]
+    made_for: MadeFor
     record: dict[str, Any] = field(default_factory=dict)  # how it was found: seeds, errors, MACs
 
     def __post_init__(self) -> None:
         as_plan(self.entries)
-        if len(self.entries) != len(self.timesteps):
-            raise InputError(f"the plan has {len(self.entries)} entries for {len(self.timesteps)} network evaluations")
+        evals = len(self.made_for.timesteps)
+        if len(self.entries) != evals:
+            raise InputError(f"the plan has {len(self.entries)} entries for {evals} network evaluations")
 
     @property
     def plan(self) -> Plan:
         return tuple(self.entries)
-
-    def check(
-        self,
-        checkpoint: str,
-        sampler: Mapping[str, Any],
-        timesteps: Sequence[int],
-        pipeline: Mapping[str, Any],
-    ) -> None:
-        """Raises InputError where weights, sampler, timesteps or the rest are not those the plan was made for."""
-        if self.checkpoint != checkpoint:
-            raise InputError(f"it was made for the weights with sha256 {self.checkpoint[:12] or '(random)'}, not for "
-                             f"{checkpoint[:12] or '(random)'}; calibrate one for these")  # fmt: skip
-        ours = {f"sampler.{key}": value for key, value in sampler.items()} | _jsonable(pipeline)
-        theirs = {f"sampler.{key}": self.sampler.get(key) for key in sampler} | self.pipeline
-        changed = [key for key in ours if theirs.get(key) != ours[key]]
-        if changed:
-            key = changed[0]
-            raise InputError(f"it was made for {key}={theirs.get(key)}, not {ours[key]}; sample with its settings, or "
-                             "calibrate one for these")  # fmt: skip
-        if tuple(self.timesteps) != tuple(timesteps):
-            raise InputError("it was made for other timesteps; calibrate one for this noise schedule")
 
     def save(self, path: str | Path) -> None:
         fields = {"format": FORMAT} | asdict(self)
@@ -107,23 +113,12 @@ class PlanFile:
                              f"makes {num_evals}")  # fmt: skip
         return self.saved.plan
 
-    def check(
-        self,
-        checkpoint: str,
-        sampler: Mapping[str, Any],
-        timesteps: Sequence[int],
-        pipeline: Mapping[str, Any],
-    ) -> None:
-        """As SavedPlan.check, naming the file."""
+    def check(self, trajectories: MadeFor) -> None:
+        """As MadeFor.check, naming the file."""
         try:
-            self.saved.check(checkpoint, sampler, timesteps, pipeline)
+            self.saved.made_for.check(trajectories)
         except InputError as error:
             raise InputError(f"{self.file} does not fit: {error}") from error
-
-
-def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As a file would hold them: tuples are lists there."""
-    return json.loads(json.dumps(dict(values)))
 
 
 def make_policy(settings: Mapping[str, Any]) -> Policy | AdaptivePolicy:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import configs
 import models
-from caching import Cached, Fitted, PassCosts, cached_denoiser, pass_costs
+from caching import Cached, Fitted, MadeFor, PassCosts, cached_denoiser, pass_costs
 from configs import InputError
 from experiments.engine import Engine, EngineConfig
 from experiments.grid import Strategy
@@ -20,7 +20,7 @@ from experiments.model import default_checkpoint, model_config
 from experiments.precision import PRECISIONS, in_precision
 from experiments.prompts import read_prompts
 from models import ClassEmbedder, Parts, TextEncoder
-from samplers import Denoiser, DiffusionConfig, GuidanceConfig, GuidancePlan, ImageNoise, guide
+from samplers import Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, Sampler, guide
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class PipelineConfig(EngineConfig):
         """These settings alone, without those of the script that adds its own."""
         return PipelineConfig(**{each.name: getattr(self, each.name) for each in fields(PipelineConfig)})
 
-    def of_trajectories(self, diffusion: DiffusionConfig) -> dict[str, Any]:
-        """What a calibrated plan holds for, besides weights and sampler, by dotted key."""
-        schedule = {f"diffusion.{key}": value for key, value in asdict(diffusion).items()}
+    def trajectories(self, checkpoint: str, sampler: Sampler) -> MadeFor:
+        """What a plan that is calibrated here will be for. checkpoint: sha256 of the weights."""
+        schedule = {f"diffusion.{key}": value for key, value in asdict(sampler.diffusion).items()}
         guidance = {f"guidance.{key}": value for key, value in asdict(self.guidance).items()}
-        return {**schedule, **guidance, "height": self.height, "width": self.width, "split": self.split}
+        rest = {"height": self.height, "width": self.width, "split": self.split}
+        return MadeFor(checkpoint, asdict(sampler.config), list(sampler.eval_timesteps), schedule | guidance | rest)
 
 
 class Pipeline:

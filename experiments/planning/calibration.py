@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from caching import (
@@ -26,7 +26,7 @@ from experiments.planning.naming import describe_forecaster, words
 from experiments.planning.search import CalibrateConfig, Search, Trial
 from experiments.planning.tuning import Tuned, tuned
 from experiments.reports.tables import markdown
-from experiments.runs.run import SampleConfig
+from experiments.runs.run import SampleConfig, sampler_of
 from samplers import Sampler
 
 STAYS = "the plan that was there"
@@ -75,17 +75,16 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     Raises InputError for what SampleConfig refuses, for forecasters that do not exist, where the budget allows no plan,
     and where the file of the plan holds anything but one for these settings.
     """
-    model = model_config(config.model)
-    sampler = Sampler(config.sampler, model.diffusion)
+    sampler = sampler_of(config)
     pipeline = load_pipeline(config.checkpoint, config.model, config, pick_device(config.device))
     budget = budget_of(config, pipeline, sampler)
     path = Path(config.plan or f"plans/{default_name(config, budget.limit)}.json")
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     error = EndError(pipeline, sampler, seeds, config.batch_size, path.with_suffix(".trials.jsonl"))
+    trajectories = config.trajectories(pipeline.unet.provenance.sha256, sampler)
     there = PlanFile(str(path)) if path.exists() else None
     if there is not None:
-        there.check(pipeline.unet.provenance.sha256, asdict(config.sampler), sampler.eval_timesteps,
-                    config.of_trajectories(model.diffusion))  # fmt: skip
+        there.check(trajectories)
     search = Search(config, pipeline, sampler, error, budget)
     best = search.run()
     if there is not None and budget.allows(there.saved.plan):
@@ -101,10 +100,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     SavedPlan(
         entries=list(best.plan),
         forecaster=describe_forecaster(best.forecaster),
-        checkpoint=pipeline.unet.provenance.sha256,
-        sampler=asdict(config.sampler),
-        timesteps=list(sampler.eval_timesteps),
-        pipeline=config.of_trajectories(model.diffusion),
+        made_for=trajectories,
         record={
             "model": Path(config.model).stem,
             "price": budget.price(best.plan),
@@ -148,11 +144,9 @@ def budget_of(config: CalibrateConfig, pipeline: Pipeline, sampler: Sampler) -> 
 
 def default_name(config: CalibrateConfig, budget: float) -> str:
     """A plan's name: of its model, sampler and budget; where anything else is not as usual, with a digest of it."""
-    sampler, usual = config.sampler, SampleConfig()
-    schedule = model_config(config.model).diffusion
-    ours = asdict(sampler) | config.of_trajectories(schedule)
-    theirs = asdict(usual.sampler) | usual.of_trajectories(schedule)
-    named = ("name", "steps", "spacing")
-    rest = {key: value for key, value in ours.items() if key not in named and value != theirs[key]}
+    sampler, schedule = config.sampler, model_config(config.model).diffusion
+    ours, usual = (each.trajectories("", Sampler(each.sampler, schedule)) for each in (config, SampleConfig()))
+    usually = usual.sampler | usual.pipeline | {key: getattr(sampler, key) for key in ("name", "steps", "spacing")}
+    rest = {key: value for key, value in (ours.sampler | ours.pipeline).items() if value != usually[key]}
     parts = [Path(config.model).stem, f"{sampler.name}{sampler.steps}", sampler.spacing, f"{budget:.3f}"]
     return "-".join([*parts, *[json_digest(rest)[:8]] * bool(rest)])

@@ -14,6 +14,7 @@ from caching import (
     Explicit,
     Forecaster,
     Lagrange,
+    MadeFor,
     NoCache,
     PlanFile,
     Policy,
@@ -29,8 +30,10 @@ from caching import (
 from configs import InputError
 from experiments.grid import Strategy, label, strategies
 from experiments.model import ModelConfig
+from experiments.pipeline import PipelineConfig
 from experiments.planning.naming import describe_adaptive, describe_forecaster, words
 from experiments.plugins import code_of
+from models import UNetConfig
 from samplers import DiffusionConfig, Sampler, SamplerConfig
 
 OWN = "yours"
@@ -62,7 +65,7 @@ class Contender:
 
 def rows_of(saved: SavedPlan, diffusion: DiffusionConfig) -> Iterator[Contender]:
     """A calibrated plan, and everything that it must be better than at its cost."""
-    setting, budget = SamplerConfig(**saved.sampler), saved.record["budget"]
+    setting, budget = SamplerConfig(**saved.made_for.sampler), saved.record["budget"]
     full = Sampler(setting, diffusion).num_evals
 
     def row(
@@ -124,16 +127,17 @@ def own_rows(
     plans: Sequence[SavedPlan],
     model: ModelConfig,
     num_images: int,
-    trajectories: Mapping[str, Any],
+    pipeline: PipelineConfig,
 ) -> Iterator[tuple[Contender, str]]:
     """The rows of one's own ideas in every setting that `plans` are for, each with the sha256 of the setting's weights.
-    trajectories: what plan files must have been made for, as PipelineConfig.of_trajectories.
+    pipeline: what images are made of; plan files must have been made for the same.
 
     An idea is left out, with the reason on stderr, where it has no plan: one that lists network calls is for a number
     of them, and a plan file for its own setting. Raises InputError for one that has none anywhere, and for a plan file
     that was calibrated on any of the first `num_images` seeds.
     """
-    settings = dict.fromkeys((SamplerConfig(**plan.sampler), plan.checkpoint) for plan in plans)
+    sources = (plan.made_for for plan in plans)
+    settings = dict.fromkeys((SamplerConfig(**source.sampler), source.checkpoint) for source in sources)
     for number, entry in enumerate(also):
         where = f"also[{number}]"
         if not isinstance(entry, Mapping):
@@ -143,7 +147,7 @@ def own_rows(
             try:
                 chosen = strategies(idea.policy, idea.forecaster, sampler := Sampler(setting, model.diffusion))
                 for strategy in chosen:
-                    _check_fit(strategy, sampler, checkpoint, model.network.num_branches, trajectories)
+                    _check_fit(strategy, sampler, pipeline.trajectories(checkpoint, sampler), model.network)
             except InputError as error:
                 refusals[setting_name(setting)] = error
                 continue
@@ -169,11 +173,9 @@ def setting_name(setting: SamplerConfig) -> str:
     return f"{setting.name} {setting.steps} {setting.spacing}"
 
 
-def _check_fit(
-    strategy: Strategy, sampler: Sampler, checkpoint: str, num_branches: int, trajectories: Mapping[str, Any]
-) -> None:
+def _check_fit(strategy: Strategy, sampler: Sampler, trajectories: MadeFor, network: UNetConfig) -> None:
     """Raises InputError where a strategy has no plan for this sampler and network."""
     if isinstance(strategy.policy, PlanFile):
-        strategy.policy.check(checkpoint, asdict(sampler.config), sampler.eval_timesteps, trajectories)
+        strategy.policy.check(trajectories)
     if not isinstance(strategy.policy, AdaptivePolicy):
-        check_plan(plan_of(strategy.policy, sampler.num_evals), sampler.num_evals, num_branches)
+        check_plan(plan_of(strategy.policy, sampler.num_evals), sampler.num_evals, network.num_branches)

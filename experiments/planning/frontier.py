@@ -78,9 +78,10 @@ class Frontier:
         self.config, self.model = config, model_config(config.model)
         self.out = Path(config.out)
         self.plans = read_plans(config)
-        self.rows = [(row, plan.checkpoint) for plan in self.plans for row in rows_of(plan, self.model.diffusion)]
-        trajectories = config.of_trajectories(self.model.diffusion)
-        self.rows += own_rows(config.also, self.plans, self.model, config.num_images, trajectories)
+        self.rows = [
+            (row, plan.made_for.checkpoint) for plan in self.plans for row in rows_of(plan, self.model.diffusion)
+        ]
+        self.rows += own_rows(config.also, self.plans, self.model, config.num_images, config)
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -216,12 +217,12 @@ def read_plans(config: FrontierConfig) -> list[SavedPlan]:
     Raises InputError where there is none, for a file that does not say how it was found, and for a plan that was
     calibrated on seeds it would be evaluated on, or for other guidance, size or noise schedule.
     """
-    model, trajectories = Path(config.model).stem, config.of_trajectories(model_config(config.model).diffusion)
+    model, schedule = Path(config.model).stem, model_config(config.model).diffusion
     plans, others = [], set()
     files = glob(f"{config.plans}/*" if Path(config.plans).is_dir() else config.plans)
     for path in sorted(path for path in files if path.endswith(".json")):  # what was measured lies beside them
         file = PlanFile(path)
-        plan = file.saved
+        plan, made_for = file.saved, file.saved.made_for
         if lacking := {"model", "budget", "compared", "uniform"} - plan.record.keys():
             raise InputError(f"{path} does not say how it was found (its record lacks {min(lacking)}); here go files "
                              "that scripts/calibrate.py wrote, others into also=[{policy: FILE.json}]")  # fmt: skip
@@ -229,7 +230,8 @@ def read_plans(config: FrontierConfig) -> list[SavedPlan]:
             others.add(plan.record["model"])
             continue
         check_seeds(plan, path, config.num_images)
-        file.check(plan.checkpoint, plan.sampler, plan.timesteps, trajectories)
+        sampler = Sampler(SamplerConfig(**made_for.sampler), schedule)
+        file.check(config.trajectories(made_for.checkpoint, sampler))
         plans.append(plan)
     if not plans:
         hint = f"give model={min(others)} for those that are" if others else "scripts/calibrate.py writes them"

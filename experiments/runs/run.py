@@ -105,9 +105,7 @@ def prepare(config: SampleConfig, world: World) -> Job:
     pipeline = load_pipeline(config.checkpoint, config.model, config, device)
     for strategy in chosen:
         if isinstance(strategy.policy, PlanFile):
-            digest = pipeline.unet.provenance.sha256
-            trajectories = config.of_trajectories(model.diffusion)
-            strategy.policy.check(digest, asdict(config.sampler), sampler.eval_timesteps, trajectories)
+            strategy.policy.check(config.trajectories(pipeline.unet.provenance.sha256, sampler))
     runs = begin_all(pipeline, sampler, chosen)
     return Job(pipeline, sampler, runs, config.compare, output_folder(config, model, pipeline, chosen))
 

@@ -1,19 +1,19 @@
 """Plan files: read back as written, refused where they do not belong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from caching import PlanFile, SavedPlan, load_plan, make_policy
+from caching import MadeFor, PlanFile, SavedPlan, load_plan, make_policy
 from configs import InputError
 
+PIPELINE = {"guidance.scale": 1.5, "guidance.interval": [0.3, 5.0], "height": None}
+MADE_FOR = MadeFor("ab" * 32, {"name": "ddim", "steps": 4}, [750, 500, 250, 0], PIPELINE)
 SAVED = SavedPlan(
     entries=[None, -1, 2, None],
     forecaster={"name": "lagrange", "order": 2, "clock": "evaluation"},
-    checkpoint="ab" * 32,
-    sampler={"name": "ddim", "steps": 4},
-    timesteps=[750, 500, 250, 0],
-    pipeline={"guidance.scale": 1.5, "guidance.interval": [0.3, 5.0], "height": None},
+    made_for=MADE_FOR,
     record={"seeds": [1, 2]},
 )
 
@@ -36,9 +36,8 @@ def test_a_file_name_is_a_policy(path):
 
 
 def test_it_fits_what_it_was_made_for():
-    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline)
-    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline | {"guidance.interval": (0.3, 5.0)})
-    SAVED.check(SAVED.checkpoint, SAVED.sampler, SAVED.timesteps, SAVED.pipeline | {"width": None})
+    for rest in ({}, {"guidance.interval": (0.3, 5.0)}, {"width": None}):
+        MADE_FOR.check(replace(MADE_FOR, pipeline=PIPELINE | rest))
 
 
 @pytest.mark.parametrize(
@@ -53,10 +52,8 @@ def test_it_fits_what_it_was_made_for():
     ],
 )
 def test_a_foreign_plan_is_refused(path, changed, sentence):
-    made_for = ("checkpoint", "sampler", "timesteps", "pipeline")
-    given = {name: getattr(SAVED, name) for name in made_for} | changed
-    with pytest.raises(InputError, match=sentence):
-        PlanFile(str(path)).check(**given)
+    with pytest.raises(InputError, match=rf"plan\.json does not fit: it was {sentence}"):
+        PlanFile(str(path)).check(replace(MADE_FOR, **changed))
 
 
 def test_another_number_of_evaluations_is_refused(path):
@@ -89,9 +86,9 @@ def test_unknown_and_missing_keys_are_refused(path):
     path.write_text(json.dumps(content | {"entrys": []}))
     with pytest.raises(InputError, match="no key 'entrys'"):
         load_plan(path)
-    del content["timesteps"]
+    del content["made_for"]["timesteps"]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="lacks timesteps"):
+    with pytest.raises(InputError, match=r"lacks made_for\.timesteps"):
         load_plan(path)
 
 

@@ -46,8 +46,8 @@ def test_a_calibrated_plan_keeps_its_budget_and_says_where_it_comes_from(tiny, t
     plan = load_plan(tmp_path / "plans" / "a.json")
     assert plan.record["price"] <= 0.5
     assert plan.plan == found.best.plan
-    assert plan.checkpoint == models.load(tiny / "tiny.safetensors").provenance.sha256
-    assert plan.timesteps == list(sampler.eval_timesteps)
+    assert plan.made_for.checkpoint == models.load(tiny / "tiny.safetensors").provenance.sha256
+    assert plan.made_for.timesteps == list(sampler.eval_timesteps)
     assert plan.record["seeds"] == {"calibration": [1_000_000, 1_000_002], "fresh": [1_000_002, 1_000_004]}
     regular = [trial.psnr for trial, _ in found.rows[:-1]]
     assert found.best.psnr >= max(regular), "baselines of the same cost are not better"

@@ -12,7 +12,7 @@ import configs
 from caching import FORECASTERS, POLICIES, load_plan
 from configs import InputError
 from experiments.planning.calibration import calibrate
-from experiments.planning.contenders import GROUPS, OWN, fewer_steps, rows_of
+from experiments.planning.contenders import GROUPS, OWN, fewer_steps
 from experiments.planning.frontier import STORED, Frontier, FrontierConfig, merged
 from experiments.plugins import load
 from samplers import Sampler, SamplerConfig
@@ -206,8 +206,7 @@ def test_rows_of_the_frontier_are_named_after_what_they_depend_on(configured):
 
     def names(config: FrontierConfig) -> list[Path]:
         frontier = Frontier(config)
-        (plan,) = frontier.plans
-        return [frontier.path(row, plan.checkpoint, range(3)) for row in rows_of(plan, frontier.model.diffusion)]
+        return [frontier.path(*row, range(3)) for row in frontier.rows]
 
     usual = names(config)
     assert names(replace(config, batch_size=1, device="cpu", solution_images=3)) == usual  # of 3 images all are solved

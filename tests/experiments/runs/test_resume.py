@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,7 @@ from processes import finish, running, start
 import configs
 from caching import SavedPlan
 from configs import InputError
-from experiments.model import model_config
-from experiments.runs.run import SampleConfig, run
-from samplers import SamplerConfig
+from experiments.runs.run import SampleConfig, run, sampler_of
 
 TINY = """
 network: {resolution: 8, channels: 32, channel_mult: [1, 2], num_res_blocks: 1}
@@ -235,9 +232,8 @@ def test_another_network_under_the_same_name_is_refused(model, tmp_path):
 
 def test_a_plan_file_may_move_but_not_change(model, tmp_path):
     def plan(file: str, entries: list) -> dict[str, str]:
-        made_for = config({}).of_trajectories(model_config(model).diffusion)
-        sampler = asdict(SamplerConfig(steps=4))
-        SavedPlan(entries, {"name": "reuse"}, "", sampler, [750, 500, 250, 0], made_for).save(tmp_path / file)
+        made_for = config({}).trajectories("", sampler_of(config({})))
+        SavedPlan(entries, {"name": "reuse"}, made_for).save(tmp_path / file)
         return {"policy.name": str(tmp_path / file), "num_images": 2}
 
     words = [word for word in words_of(model, tmp_path / "out") if not word.startswith("policy.")]

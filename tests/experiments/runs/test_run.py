@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -156,10 +155,7 @@ def test_a_folder_of_another_configuration_is_refused_with_the_difference(tiny, 
 
 def test_a_plan_beside_different_policies_is_not_the_same_run(tiny, tmp_path):
     config = config_of(tiny, tmp_path, policy={"name": "uniform", "interval": 2, "branch": 0})
-    plan = SavedPlan(
-        [None, 0, 0, None, 0], {"name": "reuse"}, "", asdict(config.sampler), [*sampler_of(config).eval_timesteps],
-        json.loads(json.dumps(config.of_trajectories(model_config(tiny).diffusion))),
-    )  # fmt: skip
+    plan = SavedPlan([None, 0, 0, None, 0], {"name": "reuse"}, config.trajectories("", sampler_of(config)))
     plan.save(tmp_path / "a.json")
     (tmp_path / "elsewhere").mkdir()
     plan.save(tmp_path / "elsewhere" / "a.json")
