@@ -285,8 +285,9 @@ def test_forecasts_in_log_snr_know_the_schedulers_time(pixels):
     "scheduler",
     [SimpleNamespace(), SimpleNamespace(alphas_cumprod=None), SimpleNamespace(alphas_cumprod=torch.rand(10))],
 )
-def test_schedulers_without_alphas_of_their_timesteps_have_no_log_snr(scheduler):
-    assert caching.adapter.log_snr(scheduler, [99.0, 5.0]) is None
+@pytest.mark.parametrize("timesteps", [[99.0, 5.0], [10.0, 5.0], [9.5, 5.0]])
+def test_schedulers_without_alphas_of_their_timesteps_have_no_log_snr(scheduler, timesteps):
+    assert caching.adapter.log_snr(scheduler, timesteps) is None
 
 
 def test_class_labels_reach_the_network():

@@ -70,6 +70,22 @@ def test_nonuniform_is_the_released_schedule(setting, full):
     assert quad_centre(*setting) == full
 
 
+def test_where_points_fall_together_the_power_falls_by_two_hundredths():
+    """The formula in complex numbers, by the first power from 1.4 down of which all 10 full passes differ."""
+    steps, interval, center = 20, 2, 6
+
+    def schedule(power: float) -> set[int]:
+        start, stop, count = (-center) ** (1 / power), (steps - center) ** (1 / power), steps // interval
+        points = ((start + i * (stop - start) / count) ** power for i in range(1, count))
+        return {0, *(int(point.real) + center for point in points)}
+
+    tried = [schedule(1.4 - 0.02 * attempt) for attempt in range(20)]
+    found = next(full for full in tried if len(full) == 10)
+    assert found != tried[0]
+    assert found not in (schedule(1.35), schedule(1.3))
+    assert quad_centre(steps, interval, center, 1.4) == sorted(found)
+
+
 def test_nonuniform_equals_the_released_tables(golden):
     for name, table in golden("sampler_deepcache_nonuniform_tables").config.items():
         words = dict(word.split("=") for word in name.split()[1:])

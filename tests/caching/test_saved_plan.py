@@ -56,9 +56,10 @@ def test_a_foreign_plan_is_refused(path, changed, sentence):
         PlanFile(str(path)).check(replace(MADE_FOR, **changed))
 
 
-def test_another_number_of_evaluations_is_refused(path):
-    with pytest.raises(InputError, match="plan of 4 network evaluations, but the sampler makes 5"):
-        PlanFile(str(path)).plan(5)
+@pytest.mark.parametrize("evals", [3, 5])
+def test_another_number_of_evaluations_is_refused(path, evals):
+    with pytest.raises(InputError, match=f"plan of 4 network evaluations, but the sampler makes {evals}"):
+        PlanFile(str(path)).plan(evals)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"format": "plan/9"}', '{"entries": []}'])

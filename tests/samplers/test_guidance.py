@@ -197,6 +197,11 @@ def test_the_plan_follows_from_the_noise_levels(settings, plan):
     assert GuidanceConfig(2.0, **settings).plan(LOG_SNR) == tuple(plan.split())
 
 
+@pytest.mark.parametrize("interval", [[1.0, 2.0], [0.5, 1.0]])
+def test_both_ends_of_the_interval_belong_to_it(interval):
+    assert GuidanceConfig(2.0, interval=interval).plan([0.0]) == ("both",)  # ln(ᾱ/(1-ᾱ)) = 0: σ = 1 exactly
+
+
 def test_at_scale_1_guidance_is_off():
     assert GuidanceConfig().plan(LOG_SNR) == ("off",) * 8
 
@@ -228,6 +233,7 @@ def test_every_sampler_makes_as_many_calls_as_the_plan(x_t, draws, recorder, nam
         ({"calls": 3}, "calls must be 1, 2 or null, not 3"),
         ({"every": 0}, "every must be at least 1"),
         ({"interval": [5.0, 0.3]}, r"0 <= low < high, not \[5.0, 0.3\]"),
+        ({"interval": [1.0, 1.0]}, "0 <= low < high"),
         ({"interval": [1.0]}, "two noise levels"),
         ({"scale": 1.0, "every": 2}, "set the scale"),
         ({"scale": float("nan")}, "guidance.scale must be a finite number, not nan"),

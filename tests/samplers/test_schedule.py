@@ -71,6 +71,7 @@ def test_compvis_checkpoint_buffers(golden, compvis):
         ({"precision": "double"}, "precision 'double' does not exist"),
         ({"num_timesteps": 0}, "at least 1"),
         ({"beta_start": 0.03}, "beta_start <= beta_end"),
+        ({"beta_start": 0.0}, "0 < beta_start"),
         ({"schedule": "cosine", "beta_end": 0.01}, "the cosine schedule has no beta_start"),
         ({"beta_start": 0.9, "beta_end": 0.99}, "alphas_cumprod must stay between 0 and 1"),  # float64 underflows
         ({"beta_start": 1e-9, "precision": "float32"}, "alphas_cumprod must stay between 0 and 1"),  # ᾱ_0 rounds to 1

@@ -1,6 +1,7 @@
 """scripts/sample.py, on a tiny network with random weights."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -84,13 +85,14 @@ def test_an_adaptive_run_counts_the_calls_of_all_images(tiny, tmp_path):
     assert alone.rows[1].traces == row.traces
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
 @pytest.mark.parametrize(("bad", "stored"), [("uncached", []), ("uniform interval=3 branch=1", ["uncached"])])
-def test_images_that_are_not_finite_are_refused_and_not_stored(tiny, tmp_path, monkeypatch, bad, stored):
+def test_images_that_are_not_finite_are_refused_and_not_stored(tiny, tmp_path, monkeypatch, bad, stored, value):
     def sample(pipeline, sampler, run, seeds, bar):
         made = sample_images(pipeline, sampler, run, seeds, bar)
         if run.name == bad and 1 in seeds:
             images = made.images.clone()
-            images[1, 0, 0, 0] = float("nan")
+            images[1, 0, 0, 0] = value
             return made._replace(images=images)
         return made
 
@@ -229,8 +231,8 @@ def test_a_name_says_what_the_settings_leave_open(policy, names):
         ({"steps": 20}, {"interval": 4, "branch": 5}, Lagrange(1)),
         ({"steps": 20}, {"interval": 4, "branch": 6}, Reuse()),  # 5 of branch 6
         ({"steps": 20, "name": "plms"}, {"interval": 4, "branch": 6}, Lagrange(1)),  # 6
-        ({"steps": 20}, {"name": "adaptive"}, Lagrange(1)),
-        ({}, {"name": "adaptive"}, Lagrange(2)),
+        ({"steps": 30}, {"name": "adaptive"}, Lagrange(1)),  # about a third of them
+        ({"steps": 36}, {"name": "adaptive"}, Lagrange(2)),
         ({"steps": 12}, {"name": "explicit", "entries": [None, -1, 8, None] * 3}, Lagrange(1)),
         ({"name": "ddpm"}, {}, Reuse()),
         ({"eta": 1.0}, {}, Reuse()),
