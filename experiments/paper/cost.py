@@ -92,7 +92,7 @@ def _paper_row(printed: PrintedMacs) -> list[str]:
 def _deviations(printed: Sequence[PrintedMacs]) -> list[str]:
     """Where the paper's own figures do not follow from its networks."""
     off = [f"{p.table}, {p.row}" for p in printed if abs(p.macs - _here(p)) > _rounding(p.macs) + 0.01]
-    return ["", f"The paper deviates from its own counting rule at: {', '.join(off)}."] if off else []
+    return ["", f"The paper deviates from its own counting rule at: {'; '.join(off)}."] if off else []
 
 
 def _here(printed: PrintedMacs) -> float:

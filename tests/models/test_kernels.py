@@ -161,6 +161,13 @@ def test_without_onednn_the_layers_are_the_plain_ones(config, plain, monkeypatch
     assert torch.equal(optimise(plain)(*given)[0], plain(*given)[0])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [{"dilation": 2}, {"groups": 2}, {"padding_mode": "circular"}, {"padding": "same"}])
+def test_convolutions_that_no_network_here_has_are_the_plain_ones(kind):
+    layer, x = nn.Conv2d(8, 8, 3, **{"padding": 1} | kind), torch.randn(2, 8, 16, 16)
+    assert torch.equal(optimise(layer)(x), layer(x))
+
+
 def test_why_a_type_cannot_be_packed_is_said():
     assert onednn.unpackable(torch.float64) == "oneDNN has no layers of torch.float64"
 

@@ -197,11 +197,22 @@ def test_what_is_damaged_is_noticed_and_made_again(model, tmp_path, capsys, stor
     assert {path: path.stat().st_mtime_ns for path in others} == others  # nothing else was touched
 
 
+def test_a_record_that_was_edited_is_noticed(model, tmp_path, capsys):
+    whole = sampled(model, tmp_path / "out", num_images=4)
+    record = tmp_path / "out" / "blocks" / "000002.json"
+    record.write_text(record.read_text().replace('"python": "', '"python": "0'))
+    capsys.readouterr()
+    assert sampled(model, tmp_path / "out", num_images=4) == whole
+    assert "seeds 2 to 3 are made again: " in capsys.readouterr().err
+
+
 def test_strangers_among_the_images_are_named(model, tmp_path, capsys):
     sampled(model, tmp_path / "out", num_images=2)
-    (tmp_path / "out" / CACHED / "cat.png").write_bytes(b"")
-    sampled(model, tmp_path / "out", num_images=2)
-    assert "cat.png is not of this run" in capsys.readouterr().err
+    for name in ("cat.png", "000001.png.old"):
+        (tmp_path / "out" / CACHED / name).write_bytes(b"")
+        sampled(model, tmp_path / "out", num_images=2)
+        assert f"{name} is not of this run" in capsys.readouterr().err
+        (tmp_path / "out" / CACHED / name).unlink()
 
 
 def test_a_whole_run_is_not_made_again(model, tmp_path, monkeypatch):
