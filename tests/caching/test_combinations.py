@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from caching import FORECASTERS, NULL, POLICIES, SavedPlan, Uniform, make_forecaster, make_policy
+from caching import FORECASTERS, NULL, POLICIES, MadeFor, SavedPlan, Uniform, make_forecaster, make_policy
 from caching.adaptive_denoiser import cached_denoiser
 from caching.forecast import CLOCKS
 from configs import InputError
@@ -52,7 +52,8 @@ def test_it_runs_and_repeats_itself_bit_for_bit(network, tmp_path, policy, forec
     solver = Sampler(SamplerConfig(name=sampler, steps=steps, spacing="leading"), DiffusionConfig())
     settings = {"name": policy, **POLICY_SETTINGS[policy]}
     if policy == "plan":
-        SavedPlan(PLAN, {"name": "reuse"}, "", {}, list(solver.eval_timesteps), {}).save(tmp_path / "plan.json")
+        made_for = MadeFor("", {}, list(solver.eval_timesteps), {})
+        SavedPlan(PLAN, {"name": "reuse"}, made_for).save(tmp_path / "plan.json")
         settings["file"] = str(tmp_path / "plan.json")
     foreign = forecaster == "fitted" and policy not in ("none", "explicit", "plan")
     for words in FORECASTER_SETTINGS[forecaster]:
