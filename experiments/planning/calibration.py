@@ -109,15 +109,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
             "seeds": {"calibration": [seeds.start, seeds.stop], "fresh": [fresh.start, fresh.stop]},
             "trials": search.measured,
             "uniform": search.uniform,
-            "compared": [
-                {
-                    "name": trial.name,
-                    "entries": list(trial.plan),
-                    "forecaster": describe_forecaster(trial.forecaster),
-                    "psnr": trial.psnr,
-                }
-                for trial in rows[:-1]
-            ],
+            "compared": [trial.record() for trial in rows[:-1]],
             "adaptive": [policy.record() for policy in adaptive],
         },
     ).save(path)

@@ -33,7 +33,6 @@ from experiments.model import ModelConfig
 from experiments.pipeline import PipelineConfig
 from experiments.planning.naming import describe_adaptive, describe_forecaster, words
 from experiments.plugins import code_of
-from models import UNetConfig
 from samplers import DiffusionConfig, Sampler, SamplerConfig
 
 OWN = "yours"
@@ -144,10 +143,12 @@ def own_rows(
             raise InputError(f"{where} must be a mapping {{policy: ..., forecaster: ...}}, not {entry!r}")
         idea, refusals = configs.parse(Idea, entry, where=where), {}
         for setting, checkpoint in settings:
+            sampler = Sampler(setting, model.diffusion)
+            trajectories = pipeline.trajectories(checkpoint, sampler)
             try:
-                chosen = strategies(idea.policy, idea.forecaster, sampler := Sampler(setting, model.diffusion))
+                chosen = strategies(idea.policy, idea.forecaster, sampler)
                 for strategy in chosen:
-                    _check_fit(strategy, sampler, pipeline.trajectories(checkpoint, sampler), model.network)
+                    _check_fit(strategy, trajectories, model.network.num_branches)
             except InputError as error:
                 refusals[setting_name(setting)] = error
                 continue
@@ -173,9 +174,10 @@ def setting_name(setting: SamplerConfig) -> str:
     return f"{setting.name} {setting.steps} {setting.spacing}"
 
 
-def _check_fit(strategy: Strategy, sampler: Sampler, trajectories: MadeFor, network: UNetConfig) -> None:
-    """Raises InputError where a strategy has no plan for this sampler and network."""
+def _check_fit(strategy: Strategy, trajectories: MadeFor, num_branches: int) -> None:
+    """Raises InputError where a strategy has no plan for these trajectories of a network with so many branches."""
     if isinstance(strategy.policy, PlanFile):
         strategy.policy.check(trajectories)
     if not isinstance(strategy.policy, AdaptivePolicy):
-        check_plan(plan_of(strategy.policy, sampler.num_evals), sampler.num_evals, network.num_branches)
+        num_evals = len(trajectories.timesteps)
+        check_plan(plan_of(strategy.policy, num_evals), num_evals, num_branches)

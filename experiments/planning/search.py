@@ -34,6 +34,7 @@ from experiments.pipeline import Pipeline
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr
 from experiments.planning.fitting import fit
+from experiments.planning.naming import describe_forecaster
 from experiments.planning.tuning import check_uncompiled
 from experiments.runs.batch_size import AUTO
 from experiments.runs.run import SampleConfig
@@ -84,6 +85,15 @@ class Trial(NamedTuple):
     plan: Plan
     forecaster: Forecaster
     psnr: float  # mean over the seeds it was measured on
+
+    def record(self) -> dict[str, Any]:
+        """As a plan file holds it."""
+        return {
+            "name": self.name,
+            "entries": list(self.plan),
+            "forecaster": describe_forecaster(self.forecaster),
+            "psnr": self.psnr,
+        }
 
 
 CLOSED_FORMS = (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3), Lagrange(1, "log_snr"), Lagrange(2, "log_snr"))

@@ -244,6 +244,7 @@ def test_another_network_under_the_same_name_is_refused(model, tmp_path):
 def test_a_plan_file_may_move_but_not_change(model, tmp_path):
     def plan(file: str, entries: list) -> dict[str, str]:
         made_for = config({}).trajectories("", sampler_of(config({})))
+        assert made_for.timesteps == [750, 500, 250, 0]
         SavedPlan(entries, {"name": "reuse"}, made_for).save(tmp_path / file)
         return {"policy.name": str(tmp_path / file), "num_images": 2}
 

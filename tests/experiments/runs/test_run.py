@@ -231,8 +231,10 @@ def test_a_name_says_what_the_settings_leave_open(policy, names):
         ({"steps": 20}, {"interval": 4, "branch": 5}, Lagrange(1)),
         ({"steps": 20}, {"interval": 4, "branch": 6}, Reuse()),  # 5 of branch 6
         ({"steps": 20, "name": "plms"}, {"interval": 4, "branch": 6}, Lagrange(1)),  # 6
-        ({"steps": 30}, {"name": "adaptive"}, Lagrange(1)),  # about a third of them
-        ({"steps": 36}, {"name": "adaptive"}, Lagrange(2)),
+        ({"steps": 20}, {"name": "adaptive"}, Lagrange(1)),
+        ({"steps": 30}, {"name": "adaptive"}, Lagrange(1)),  # a third of 31 evaluations
+        ({"steps": 36}, {"name": "adaptive"}, Lagrange(2)),  # of 38
+        ({}, {"name": "adaptive"}, Lagrange(2)),
         ({"steps": 12}, {"name": "explicit", "entries": [None, -1, 8, None] * 3}, Lagrange(1)),
         ({"name": "ddpm"}, {}, Reuse()),
         ({"eta": 1.0}, {}, Reuse()),
