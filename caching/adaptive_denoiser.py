@@ -13,6 +13,7 @@ from caching.denoiser import CachedDenoiser, check_under_way, moments, same_shap
 from caching.forecast import Forecaster, Moment, history_of, weights_of
 from caching.plan import Depth, Plan
 from caching.policies import Policy
+from caching.registry import asking
 from caching.store import ImageStore, beside
 from configs import InputError
 from models import UNet
@@ -101,7 +102,7 @@ class AdaptiveDenoiser:
             changes, steps = by_image.tolist()  # waits for the device
             for i, image in enumerate(self._images):
                 image.probe(changes[i], steps[i])
-                due[i] = _checked(self.policy, self.policy.due(image.as_probe(now, self._num_evals)))
+                due[i] = _is_due(self.policy, image.as_probe(now, self._num_evals))
         for image, is_due in zip(self._images, due, strict=True):
             image.decide(None if is_due else self.policy.branch, now)
         rows = [row for row, is_due in enumerate(due * self.rows_per_image) if is_due]
@@ -184,8 +185,10 @@ class _Image:
             self.changes, self.steps, self.refreshed = [], [], evaluation
 
 
-def _checked(policy: AdaptivePolicy, due: object) -> bool:
+def _is_due(policy: AdaptivePolicy, probe: Probe) -> bool:
     """What a policy, whoever wrote it, decides. Raises InputError where that is neither yes nor no."""
+    with asking(policy, "due"):
+        due = policy.due(probe)
     if not isinstance(due, bool | np.bool_):
         raise InputError(f"{type(policy).__name__}.due gives {due!r}; it must give True (refresh) or False")
     return bool(due)

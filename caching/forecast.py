@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import configs
-from caching.registry import Registry
+from caching.registry import Registry, asking
 from configs import InputError
 from models.feature import Feature, each
 
@@ -59,7 +59,8 @@ make_forecaster = FORECASTERS.make
 
 def history_of(forecaster: Forecaster) -> int:
     """How many features a forecaster, whoever wrote it, wants kept. Raises InputError where that is no such number."""
-    history = forecaster.history
+    with asking(forecaster, "history"):
+        history = forecaster.history
     if not isinstance(history, int) or history < 1:
         raise InputError(f"{type(forecaster).__name__}.history is {history!r}; it must be a whole number from 1 on, "
                          "the features that a branch keeps")  # fmt: skip
@@ -69,7 +70,8 @@ def history_of(forecaster: Forecaster) -> int:
 def weights_of(forecaster: Forecaster, stored: Sequence[Moment], now: Moment, branch: int) -> list[float]:
     """A forecaster's weights, whoever wrote it. Raises InputError where they are not one finite number for each of
     `stored`."""
-    weights = forecaster.weights(stored, now, branch)
+    with asking(forecaster, "weights"):
+        weights = forecaster.weights(stored, now, branch)
     try:
         numbers = [float(weight) for weight in weights]
     except (TypeError, ValueError):

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from caching.plan import NULL, Depth, Plan, as_plan, partial_between
-from caching.registry import Registry
+from caching.registry import Registry, asking
 from configs import InputError
 
 
@@ -40,11 +40,12 @@ register = POLICIES.register
 
 def plan_of(policy: Policy, num_evals: int) -> Plan:
     """What a policy plans, whoever wrote it, as plain numbers. Raises InputError where that is no plan."""
-    entries = policy.plan(num_evals)
-    if not isinstance(entries, Iterable) or isinstance(entries, str):
-        raise InputError(f"{type(policy).__name__}.plan gives {entries!r}; it must give one entry per network "
-                         "evaluation, None (a full pass) or a branch number")  # fmt: skip
-    return as_plan(entries)
+    with asking(policy, "plan"):
+        entries = policy.plan(num_evals)
+        if not isinstance(entries, Iterable) or isinstance(entries, str):
+            raise InputError(f"{type(policy).__name__}.plan gives {entries!r}; it must give one entry per network "
+                             "evaluation, None (a full pass) or a branch number")  # fmt: skip
+        return as_plan(entries)
 
 
 @register("none")

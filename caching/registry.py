@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +19,7 @@ T = TypeVar("T", bound=type)
 class Registry(dict[str, type]):
     """The dataclasses of one kind, by name.
 
-    interfaces: the attributes that a class must have, those of one of these at the least. reserved: names that mean
+    interfaces: the attributes that a class must have, those of exactly one of these. reserved: names that mean
       something else.
     """
 
@@ -57,7 +61,8 @@ class Registry(dict[str, type]):
 
     def _check_class(self, name: str, cls: type) -> None:
         what = f"the {self.kind} {name!r}, class {cls.__name__},"
-        if not is_dataclass(cls):
+        undecorated = "__dataclass_params__" not in vars(cls) and inspect.get_annotations(cls)
+        if not is_dataclass(cls) or undecorated:  # a subclass of a dataclass: what it adds would be no settings
             raise InputError(f"{what} is no dataclass; put @dataclass(frozen=True) right above it, below the "
                              "registration")  # fmt: skip
         if not cls.__dataclass_params__.frozen:  # what it kept from one image would change the next
@@ -68,9 +73,12 @@ class Registry(dict[str, type]):
                              "call it something else")  # fmt: skip
         configs.check_schema(cls, what)
         known = {*dir(cls), *(field.name for field in fields(cls))}
-        if not any(known.issuperset(interface) for interface in self.interfaces):
-            wanted = ", or ".join(" and ".join(map(repr, interface)) for interface in self.interfaces)
-            raise InputError(f"{what} lacks what a {self.kind} must have: {wanted}")
+        matching = [interface for interface in self.interfaces if known.issuperset(interface)]
+        if not matching:
+            raise InputError(f"{what} lacks what a {self.kind} must have: {_alternatives(self.interfaces)}")
+        if len(matching) > 1:
+            raise InputError(f"{what} has what two kinds of {self.kind} have, and could mean either; give it "
+                             f"{_alternatives(matching)}")  # fmt: skip
 
     def _check_name(self, name: str, cls: type) -> None:
         if name in self.reserved or name.endswith(".json"):
@@ -79,3 +87,24 @@ class Registry(dict[str, type]):
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise InputError(f"there is a {self.kind} {name!r} already, {taken.__module__}.{taken.__qualname__}; take "
                              "another name")  # fmt: skip
+
+
+@contextmanager
+def asking(thing: object, attribute: str) -> Iterator[None]:
+    """Around what is asked of an object whose class anyone may have written. Raises InputError in the place of any
+    other exception, naming the class and the line that failed."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        cls = type(thing)
+        source = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        frames = traceback.extract_tb(error.__traceback__)
+        at = next((frame for frame in reversed(frames) if frame.filename == source), frames[-1])
+        raise InputError(f"{cls.__name__}.{attribute} fails with {type(error).__name__}: {error} ({at.filename}, line "
+                         f"{at.lineno})") from error  # fmt: skip
+
+
+def _alternatives(interfaces: Sequence[Sequence[str]]) -> str:
+    return ", or ".join(" and ".join(map(repr, interface)) for interface in interfaces)

@@ -11,7 +11,7 @@ from typing import Any
 
 import configs
 from caching.adaptive import AdaptivePolicy
-from caching.forecast import Forecaster, make_forecaster
+from caching.forecast import FORECASTERS, Forecaster, make_forecaster
 from caching.plan import Plan, as_plan
 from caching.policies import POLICIES, Policy, register
 from configs import InputError
@@ -88,7 +88,9 @@ def load_plan(path: str | Path) -> SavedPlan:
         plan = configs.parse(SavedPlan, content, where="it")
         make_forecaster(plan.forecaster)
     except InputError as error:
-        raise InputError(f"{path} is no plan that can be used: {error}") from error
+        own = isinstance(content.get("forecaster"), dict) and content["forecaster"].get("name") not in FORECASTERS
+        hint = " (one of your own is known after import=FILE.py)" if own else ""
+        raise InputError(f"{path} is no plan that can be used: {error}{hint}") from error
     return plan
 
 

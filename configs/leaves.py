@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass, make_dataclass
+from enum import Enum
+from pathlib import PurePath
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -59,6 +61,9 @@ class Leaf(NamedTuple):
 def can_be_set(hint: Any) -> bool:
     """Can a configuration hold values of this type?"""
     if hint in (list, dict, tuple) or get_origin(hint) is tuple:  # whose entries would be of no type, or of an odd one
+        return False
+    # OmegaConf takes these, but results could not be kept under settings that no JSON file holds.
+    if any(isinstance(part, type) and issubclass(part, Enum | PurePath | bytes) for part in (hint, *get_args(hint))):
         return False
     try:
         OmegaConf.structured(make_dataclass("Alone", [("value", hint)]))

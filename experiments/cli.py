@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -44,7 +44,8 @@ def main(
     replaced: keys whose value on the command line takes the place of the default file's, and is not merged into it;
       with each the keys of that file that then mean nothing any more.
     words: the command line; None is the process's own. `--some-key` is short for some_key=true. `import=FILE.py`, or a
-      list, runs files that register policies and forecasters of the user's own; `--help` lists these as well.
+      list, here or in the configuration file, runs files that register policies and forecasters of the user's own;
+      those of the command line `--help` lists as well.
     shared: whether the processes of torchrun share the work; without it more than one of them are refused.
 
     Exit status 0; 2 after bad input, in one sentence on stderr; 130 when interrupted.
@@ -95,6 +96,7 @@ def _configuration(
     layers = {}
     if default is not None:
         layers[first or default] = read_config(first or default, Path(default).parent.name)
+        _load(layers[first or default].pop("import", []))
     given = configs.parse_words(words, schema)
     _check_import(given.keys() - {each.name for each in fields(schema)})
     for key in given.keys() & replaced.keys() if first is None else ():
@@ -165,8 +167,11 @@ def _refuse_processes() -> None:
 def _import(words: Sequence[str]) -> None:
     """Runs the files that `import=FILE.py` and `import=[FILE.py, ...]` name."""
     for word in words:
-        files = configs.parse_words([word])["import"]
-        plugins.load([str(file) for file in files] if isinstance(files, list) else [str(files)])
+        _load(configs.parse_words([word])["import"])
+
+
+def _load(files: Any) -> None:
+    plugins.load([str(file) for file in files] if isinstance(files, list) else [str(files)])
 
 
 def _flag(word: str) -> str:

@@ -71,7 +71,9 @@ class Engine:
         """Are the features that are kept under `strategy` the parts of split convolutions?"""
         if self.config.engine == "plain" or isinstance(strategy.policy, AdaptivePolicy):
             return False
-        return isinstance(strategy.forecaster, Reuse) if self.config.split is None else self.config.split
+        if self.config.split is not None:
+            return self.config.split
+        return type(strategy.forecaster) is Reuse  # a class derived from it may weigh features otherwise
 
     @cached_property
     def _split(self) -> SplitUNet:

@@ -28,6 +28,7 @@ from caching import (
     plan_of,
 )
 from configs import InputError
+from experiments.digest import json_digest
 from samplers import Sampler
 
 
@@ -40,6 +41,7 @@ class Strategy(NamedTuple):
     guided_everywhere: bool = False  # whatever guidance.interval and guidance.every say: nothing is left out
 
 
+LONGEST = 120  # characters of a folder's name
 STEPS = "steps"  # a horizon of as many evaluations as the sampler has steps, as the released code has it
 UNCACHED = Strategy("uncached", NoCache(), Reuse(), guided_everywhere=True)
 
@@ -62,18 +64,18 @@ def strategies(policy: Mapping[str, Any], forecaster: Mapping[str, Any], sampler
             made.append(Strategy(f"plan {Path(chosen.file).stem}", chosen, chosen.forecaster))
             continue
         name = label(_complete(settings, chosen))
-        if isinstance(chosen, NoCache):  # which forecasts nothing
+        if type(chosen) is NoCache:  # which forecasts nothing
             made.append(Strategy(name, chosen, Reuse()))
             continue
         for words in forecasts:
             words = default_forecaster(chosen, sampler) if words["name"] == "auto" else words
             forecast = make_forecaster(words)
-            of_forecast = [] if isinstance(forecast, Reuse) else [label(_complete(words, forecast))]
+            of_forecast = [] if type(forecast) is Reuse else [label(_complete(words, forecast))]
             made.append(Strategy(" ".join([name, *of_forecast]), chosen, forecast))
-    names = [strategy.name for strategy in made]
+    names = [folder_name(strategy.name) for strategy in made]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"two of the strategies would be called {twice[0]!r}; give each value once, and plan files "
-                         "names of their own")  # fmt: skip
+        raise InputError(f"two of the strategies would share an image folder, {twice[0]}; give each value once, and "
+                         "plan files names of their own")  # fmt: skip
     return made
 
 
@@ -128,8 +130,9 @@ def label(settings: Mapping[str, Any]) -> str:
 
 
 def folder_name(name: str) -> str:
-    """A strategy's name, fit for a file system."""
-    return name.replace(" ", "-").replace("=", "").replace("/", "-")
+    """A strategy's name, fit for a file system: of a very long one the beginning, and a digest."""
+    name = name.replace(" ", "-").replace("=", "").replace("/", "-")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{json_digest(name)[:8]}"
 
 
 def _complete(settings: Mapping[str, Any], made: Any) -> dict[str, Any]:
@@ -139,11 +142,11 @@ def _complete(settings: Mapping[str, Any], made: Any) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A value within a name; of a long list its length."""
+    """A value within a name; of a long list its length, and a digest that tells it from others."""
     if not isinstance(value, list):
         return str(value)
     if any(isinstance(item, list) for item in value) or len(value) > 8:
-        return f"[{len(value)} entries]"
+        return f"[{len(value)} entries, {json_digest(value)[:6]}]"
     return ",".join(map(str, value))
 
 

@@ -6,17 +6,23 @@ import ast
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from configs import InputError
 from experiments.digest import json_digest
 
+OURS = ("caching", "configs", "experiments", "models", "samplers")
+INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+
 
 def load(files: Sequence[str]) -> None:
-    """Runs these Python files, whose classes register themselves (@register, @register_forecaster).
+    """Runs these Python files, whose classes register themselves (@register, @register_forecaster). They may import
+    modules that lie beside them.
 
     Raises InputError for a file that is not there, and for one that fails, with its line.
     """
@@ -27,6 +33,8 @@ def load(files: Sequence[str]) -> None:
         name = f"imported_{path.stem}_{json_digest(str(path.resolve()))[:8]}"  # files of two folders may share a name
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
+        if (folder := str(path.resolve().parent)) not in sys.path:
+            sys.path.append(folder)  # the last: what lies there hides no module of this project
         sys.modules[spec.name] = module  # where dataclasses look up the types of their fields
         try:
             spec.loader.exec_module(module)
@@ -37,17 +45,18 @@ def load(files: Sequence[str]) -> None:
 
 
 def code_of(*classes: type) -> dict[str, Any]:
-    """What the results of policies and forecasters depend on besides their settings. Of the user's own it is the files
-    that define them, whose formulas are edited between one run and the next; of this project's, nothing. Comments and
-    layout do not count."""
-    digests = sorted(json_digest(ast.dump(ast.parse(file.read_bytes()))) for file in files_of(*classes))
+    """What the results of policies and forecasters depend on besides their settings. Of the user's own it is the code
+    that defines them, whose formulas are edited between one run and the next: the modules of the classes and of their
+    bases, and those modules of the user's own that these import. Of this project's, nothing. Comments and layout do not
+    count, nor does what a class reads from other files."""
+    digests = sorted({json_digest(ast.dump(tree)) for tree in _code(*classes).values()})
     return {"code": digests[0] if len(digests) == 1 else digests} if digests else {}
 
 
 def files_of(*classes: type) -> list[Path]:
     """The files of the user's own that define these policies and forecasters."""
-    modules = {sys.modules.get(cls.__module__) for cls in classes if cls.__module__.partition(".")[0] != "caching"}
-    return sorted({Path(module.__file__) for module in modules if getattr(module, "__file__", None)})
+    modules = [sys.modules.get(cls.__module__) for cls in classes]
+    return sorted({Path(module.__file__) for module in modules if module and _is_own(module)})
 
 
 def words_of(*classes: type) -> list[str]:
@@ -61,3 +70,35 @@ def _line(path: Path, error: Exception) -> str:
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""
+
+
+def _code(*classes: type) -> dict[str, ast.Module]:
+    """The syntax trees, by file, of all modules of the user's own that these classes are made of."""
+    found: dict[str, ast.Module] = {}
+    names = [base.__module__ for cls in classes for base in cls.__mro__]
+    while names:
+        module = sys.modules.get(names.pop())
+        if module is not None and _is_own(module) and module.__file__ not in found:
+            tree = ast.parse(Path(module.__file__).read_bytes())
+            found[module.__file__] = tree
+            names += _imported(tree, module.__package__ or "")
+    return found
+
+
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """The modules that may be meant by the imports of a module of `package`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            name = importlib.util.resolve_name(name, package) if node.level else name
+            yield from (name, *(f"{name}.{alias.name}" for alias in node.names))
+
+
+def _is_own(module: ModuleType) -> bool:
+    """Is it the user's, and neither this project's, an installed package's nor Python's?"""
+    file = getattr(module, "__file__", None)
+    if module.__name__.partition(".")[0] in OURS or not file or not file.endswith(".py"):
+        return False
+    return not any(Path(file).resolve().is_relative_to(folder) for folder in INSTALLED)

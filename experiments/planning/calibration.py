@@ -25,6 +25,7 @@ from experiments.planning.end_error import EndError, mean_psnr
 from experiments.planning.naming import describe_forecaster, words
 from experiments.planning.search import CalibrateConfig, Search, Trial
 from experiments.planning.tuning import Tuned, tuned
+from experiments.plugins import words_of
 from experiments.reports.tables import markdown
 from experiments.runs.run import SampleConfig, sampler_of
 from samplers import Sampler
@@ -48,6 +49,7 @@ class Calibration:
         rows += [(label(tuned.record()["policy"]), *tuned[1:]) for tuned in self.adaptive]
         for name, forecaster, price, psnr in rows:
             table.append([name, words(forecaster), f"{price:.1%}", f"{psnr:.2f}"])
+        known = "".join(f"{word} " for word in words_of(type(self.best.forecaster)))
         return "\n".join(
             [
                 *markdown(table),
@@ -55,8 +57,8 @@ class Calibration:
                 "MACs: of the uncached ones. PSNR (dB): mean over the calibration images, to the uncached images.",
                 f"On as many fresh seeds: {self.checked:.2f} dB.",
                 f"plan: {describe(self.best.plan)}",
-                f"written to {self.path}; use it with scripts/sample.py policy={self.path}",
-                "and compare it with everything else by scripts/frontier.py "
+                f"written to {self.path}; use it with scripts/sample.py {known}policy={self.path}",
+                f"and compare it with everything else by scripts/frontier.py {known}"
                 f"plans={self.path.parent} out=outputs/frontier",
             ]
         )
@@ -86,13 +88,17 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     if there is not None:
         there.check(trajectories)
     search = Search(config, pipeline, sampler, error, budget)
-    best = search.run()
-    if there is not None and budget.allows(there.saved.plan):
-        best = max(best, search.measure(STAYS, there.saved.plan, there.forecaster), key=lambda trial: trial.psnr)
-    rows = [*search.baselines(), best]
-    own = list(search.with_own_forecasters(best))
-    interval, branch = search.uniform
-    adaptive = list(tuned(error, budget, branch, interval, config.screening))
+    found = [search.run()]
+    if there is not None:
+        found.append(search.measure(STAYS, there.saved.plan, there.forecaster))
+    baselines = list(search.baselines())
+    own = list(search.with_own_forecasters(found[0]))
+    best = max((trial for trial in (*found, *own, *baselines) if search.allows(trial.plan)), key=lambda one: one.psnr)
+    rows = [*baselines, best]
+    adaptive = []
+    if search.uniform is not None:
+        interval, branch = search.uniform
+        adaptive = list(tuned(error, budget, branch, interval, config.screening))
 
     fresh = range(seeds.stop, seeds.stop + config.seeds)
     check = EndError(pipeline, sampler, fresh, config.batch_size, error.journal)

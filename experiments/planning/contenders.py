@@ -89,10 +89,11 @@ def rows_of(saved: SavedPlan, diffusion: DiffusionConfig) -> Iterator[Contender]
         limit = {key: f"{value:.3g}" for key, value in tuned["policy"].items() if key in ("threshold", "bound")}
         name = label({"name": tuned["policy"]["name"], **limit, "branch": policy.branch})
         yield row("adaptive", f"{name}, {words(forecaster)}", policy, forecaster)
-    interval, branch = saved.record["uniform"]
-    uniform = Uniform(interval, branch)
-    for forecaster in (Lagrange(1), Lagrange(3), Taylor(2), Lagrange(2, "log_snr")):
-        yield row("forecasts", f"uniform interval={interval} branch={branch}, {words(forecaster)}", uniform, forecaster)
+    if saved.record["uniform"]:  # a small budget allows none
+        interval, branch = saved.record["uniform"]
+        name, uniform = f"uniform interval={interval} branch={branch}", Uniform(interval, branch)
+        for forecaster in (Lagrange(1), Lagrange(3), Taylor(2), Lagrange(2, "log_snr")):
+            yield row("forecasts", f"{name}, {words(forecaster)}", uniform, forecaster)
     null = Explicit(full=sorted({round(full * i / calls) for i in range(calls)}), branch=NULL)
     yield row("null steps", f"null steps between {calls} calls, {words(Lagrange())}", null, Lagrange())
     forecaster = make_forecaster(saved.forecaster)

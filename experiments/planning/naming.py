@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from caching import FORECASTERS, POLICIES, AdaptivePolicy, Forecaster
+from configs import InputError
 
 
 def describe_forecaster(forecaster: Forecaster) -> dict[str, Any]:
@@ -29,4 +30,9 @@ def words(forecaster: Forecaster) -> str:
 
 
 def _name(thing: object, registry: Mapping[str, type]) -> str:
-    return next(name for name, cls in registry.items() if cls is type(thing))
+    cls = type(thing)
+    for name, known in registry.items():
+        if known is cls:
+            return name
+    raise InputError(f"the class {cls.__name__} has no name by which results could be told apart; register it: "
+                     "@register for policies, @register_forecaster for forecasters")  # fmt: skip

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from tqdm import tqdm
@@ -20,16 +21,18 @@ from caching import (
     Plan,
     Reuse,
     Uniform,
+    cached_branches,
     drift_threshold,
     full_evals,
     least_drift,
     make_forecaster,
     neighbour,
     partial_between,
+    plan_of,
     shapes,
 )
 from configs import InputError
-from experiments.grid import expand
+from experiments.grid import expand, strategies
 from experiments.pipeline import Pipeline
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr
@@ -147,20 +150,20 @@ class Search:
             raise InputError(f"a budget of {self.budget.limit:.1%} of the uncached MACs allows no plan at branches "
                              f"{self.branches}; give a larger one{cheaper}")  # fmt: skip
         # A plan that is poor with one forecast is poor with all of them: only the best are tried with every one, and
-        # the uniform one, which what comes out should never be worse than.
+        # the uniform one and that of the policy whose cost is the budget, than which nothing should come out worse.
         trials = self.compare("regular plans", [(plan, Lagrange()) for plan in dict.fromkeys(regular.values())])
         tried = [trial.plan for trial in trials[:5]]
-        interval, branch = self.uniform
-        uniform = Uniform(interval, branch).plan(evals)
-        if uniform not in tried and branch in self.branches and self.budget.allows(uniform):
-            tried.append(uniform)
+        published = [Uniform(*self.uniform).plan(evals)] if self.uniform else []
+        for plan in (*published, *self.given.values()):
+            if plan not in tried and self.allows(plan):
+                tried.append(plan)
         trials += self.compare("forecasts", list(itertools.product(tried, self.forecasters)))
         trials.sort(key=lambda trial: -trial.psnr)
         # Where passes fall against the last evaluations matters more than how many there are.
         others = []
         for trial in trials[:3]:
             shape = next((shape for shape, plan in regular.items() if plan == trial.plan), None)
-            if shape is None:  # the uniform plan
+            if shape is None:  # the uniform plan, or the given one
                 continue
             full = len(full_evals(trial.plan))
             nearby = [shape.plan(evals, full - less) for less in (1, 2, 3) if full > less]
@@ -210,13 +213,20 @@ class Search:
                 yield self.measure(best.name, best.plan, forecaster)
 
     def baselines(self) -> Iterator[Trial]:
-        """Published schedules at the same cost, with the forecast they were published with: reuse."""
+        """The policy whose cost is the budget, and published schedules at the same cost with the forecast they were
+        published with: reuse."""
         evals = self.sampler.num_evals
+        for name, plan in self.given.items():
+            for forecaster in (Reuse(), Lagrange()):
+                yield self.measure(name, plan, forecaster)
+        if self.uniform is None:
+            return
         interval, branch = self.uniform
         count = len(range(0, evals, interval))
-        uniform = Uniform(interval, branch).plan(evals)
-        yield self.measure(f"uniform interval={interval} branch={branch}", uniform, Reuse())
-        yield self.measure(f"uniform interval={interval} branch={branch}", uniform, Lagrange())
+        name, uniform = f"uniform interval={interval} branch={branch}", Uniform(interval, branch).plan(evals)
+        if uniform not in self.given.values():
+            for forecaster in (Reuse(), Lagrange()):
+                yield self.measure(name, uniform, forecaster)
         if quad_centre := self.quad_centre(interval, branch):
             yield quad_centre
         drift = measure_drift(self.pipeline, self.sampler, [branch], self.error.seeds[:4])[branch]
@@ -226,15 +236,28 @@ class Search:
         ):
             yield self.measure(f"{name} branch={branch}", partial_between(full, branch, evals), Reuse())
 
-    @property
-    def uniform(self) -> tuple[int, int]:
-        """Interval and branch of the uniform plan that costs no more: the paper's, that all is measured against."""
-        branch = 1 if 1 in self.branches else max(0, *self.branches)
-        evals = self.sampler.num_evals
-        for interval in range(1, evals):
-            if self.budget.allows(Uniform(interval, branch).plan(evals)):
-                return interval, branch
-        return evals, branch
+    @cached_property
+    def given(self) -> dict[str, Plan]:
+        """The plan of the policy whose cost is the budget, by its name; none where the budget is a number."""
+        if self.config.budget is not None:
+            return {}
+        strategy = strategies(self.config.policy, {"name": "reuse"}, self.sampler)[0]
+        return {strategy.name: plan_of(strategy.policy, self.sampler.num_evals)}
+
+    @cached_property
+    def uniform(self) -> tuple[int, int] | None:
+        """Interval and branch of the uniform plan that costs no more: the paper's, that all is measured against. Around
+        branch 1 or, where the budget is too small for it, further out; None where it allows null steps alone."""
+        evals, inner = self.sampler.num_evals, max(0, *self.branches)
+        for branch in range(1 if 1 in self.branches else inner, NULL, -1):
+            for interval in range(1, evals + 1):
+                if self.budget.allows(Uniform(interval, branch).plan(evals)):
+                    return interval, branch
+        return None
+
+    def allows(self, plan: Plan) -> bool:
+        """Is it one that may be found: within the budget, at the candidate branches?"""
+        return self.budget.allows(plan) and set(cached_branches(plan)) <= set(self.branches)
 
     def quad_centre(self, interval: int, branch: int) -> Trial | None:
         """The paper's non-uniform schedule, centre and power tuned on few seeds; None where it has none."""

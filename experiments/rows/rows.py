@@ -62,7 +62,7 @@ def resolved(config: SampleConfig) -> SampleConfig:
     if len(chosen) != 1:
         raise InputError(f"a row is one strategy, but this configuration means {len(chosen)}; give single values")
     forecaster = config.forecaster
-    if isinstance(chosen[0].policy, NoCache):
+    if type(chosen[0].policy) is NoCache:
         forecaster = {"name": "reuse"}  # nothing is forecast
     elif isinstance(chosen[0].policy, PlanFile):
         forecaster = {"name": "auto"}  # a plan brings its own
@@ -80,10 +80,10 @@ def identity(row: Row) -> dict[str, Any]:
         settings["prompts"] = file_digest(settings["prompts"])
     if settings["negative_prompt"] is None:
         del settings["negative_prompt"]  # results from before there was one keep their names
-    file = str(settings["policy"].get("file", settings["policy"]["name"]))
-    if file.endswith(".json"):
-        settings["policy"] = {"name": "plan", "file": file_digest(file)}
-    own = code_of(*classes([only_strategy(row.config)]))
+    strategy = only_strategy(row.config)
+    if type(strategy.policy) is PlanFile:  # which says what it says wherever it lies
+        settings["policy"] = {"name": "plan", "file": file_digest(strategy.policy.file)}
+    own = code_of(*classes([strategy]))
     return {**settings, **own, "model": model, "checkpoint": checkpoint_digest(row.config)}
 
 

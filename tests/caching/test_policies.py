@@ -3,6 +3,8 @@
 import json
 import math
 from dataclasses import dataclass, make_dataclass
+from enum import Enum
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +208,7 @@ def test_a_field_without_a_default_counts(register):
     assert make_policy({"name": "mine", "branch": 2}) == mine(2)
 
 
+Hue = Enum("Hue", ["RED"])
 PLAN = {"plan": lambda self, num_evals: (None,) * num_evals}
 
 
@@ -218,11 +221,43 @@ PLAN = {"plan": lambda self, num_evals: (None,) * num_evals}
         (make_dataclass("Mine", [("steps", list)], frozen=True, namespace=PLAN), "has a field steps of a type that no"),
         (make_dataclass("Mine", [("x", np.float32)], frozen=True, namespace=PLAN), "has a field x of a type that no"),
         (make_dataclass("Mine", [("x", object)], frozen=True, namespace=PLAN), "has a field x of a type that no"),
+        (make_dataclass("Mine", [("x", Path)], frozen=True, namespace=PLAN), "has a field x of a type that no"),
+        (
+            make_dataclass("Mine", [("x", Hue | None)], frozen=True, namespace=PLAN),
+            "has a field x of a type that no",
+        ),
+        (
+            make_dataclass("Mine", [("branch", int)], frozen=True, namespace={**PLAN, "due": lambda self, probe: True}),
+            "has what two kinds of policy have, and could mean either; give it 'plan', or 'branch' and 'due'",
+        ),
     ],
 )
 def test_classes_that_no_configuration_can_make_are_refused(register, made, sentence):
     with pytest.raises(InputError, match=f"the policy 'mine', class Mine, {sentence}"):
         register("mine")(made)
+
+
+def test_a_subclass_whose_new_fields_would_be_no_settings_is_refused(register):
+    class Mine(Uniform):
+        extra: int = 3
+
+    with pytest.raises(InputError, match="class Mine, is no dataclass"):
+        register("mine")(Mine)
+    register("mine")(dataclass(frozen=True)(Mine))
+    assert make_policy({"name": "mine", "extra": 4}).extra == 4
+
+
+def test_a_plan_that_fails_names_its_class_and_line():
+    class Broken:
+        def plan(self, num_evals):
+            yield None
+            yield 1 // 0
+
+    line = Broken.plan.__code__.co_firstlineno + 2
+    with pytest.raises(InputError, match=rf"Broken\.plan fails with ZeroDivisionError: .*_policies\.py, line {line}"):
+        plan_of(Broken(), 2)
+    with pytest.raises(InputError, match=r"str\.plan fails with AttributeError"):
+        plan_of("uniform", 2)
 
 
 def test_a_registration_without_a_name_is_refused(register):

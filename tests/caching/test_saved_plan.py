@@ -72,7 +72,7 @@ def test_what_is_no_plan_is_refused_in_a_sentence(tmp_path, content):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"forecaster": {"name": "guess"}}, "the forecaster 'guess' does not exist"),
+        ({"forecaster": {"name": "guess"}}, r"the forecaster 'guess' does not exist.*import=FILE\.py"),
         ({"entries": [None]}, "1 entries for 4 network evaluations"),
     ],
 )

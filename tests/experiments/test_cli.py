@@ -148,6 +148,15 @@ def test_files_of_the_user_are_run_before_anything_is_read(tmp_path, monkeypatch
     assert configs.imported
 
 
+def test_a_configuration_file_may_name_files_of_the_user(tmp_path, monkeypatch):
+    mine, file = tmp_path / "mine.py", tmp_path / "job.yaml"
+    mine.write_text("import configs\nconfigs.imported = True\n")
+    file.write_text(f"import: {mine}\n")
+    monkeypatch.setattr("configs.imported", False, raising=False)
+    assert seen(Job, [], default=str(file)) == Job()
+    assert configs.imported
+
+
 def test_fp32_is_not_rounded_to_tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     main(lambda config: None, Job, doc="usage", words=[])

@@ -69,6 +69,14 @@ def test_features_are_split_where_that_changes_nothing():
     assert type(fast.network(ADAPTIVE)) is FastUNet
 
 
+def test_what_is_derived_from_reuse_may_forecast_anything():
+    class Half(Reuse):
+        def weights(self, stored, now, branch):
+            return [0.5]
+
+    assert type(engine().network(Strategy("half", Uniform(2, 1), Half()))) is FastUNet
+
+
 def test_or_where_it_is_asked_for():
     assert isinstance(engine(split=True).network(FORECAST), SplitUNet)
     assert type(engine(split=True).network(ADAPTIVE)) is FastUNet

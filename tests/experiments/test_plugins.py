@@ -1,11 +1,14 @@
 """experiments/plugins.py: import=FILE.py makes a user's own policies known."""
 
+import os
+import sys
+
 import pytest
 
 import configs
 from caching import FORECASTERS, POLICIES, make_forecaster, make_policy
 from configs import InputError
-from experiments.plugins import code_of, load
+from experiments.plugins import code_of, load, words_of
 from experiments.rows.rows import Row, key
 from experiments.runs.run import SampleConfig, prepare
 from experiments.runs.world import World
@@ -82,6 +85,34 @@ def test_results_depend_on_the_code_of_what_is_the_user_s_own(mine, tiny, settin
     assert names() == before
     mine.write_text(MINE.replace("[1 / len(stored)] * len(stored)", "[1.0] + [0.0] * (len(stored) - 1)"))
     assert not set(names()) & set(before)
+
+
+def test_what_a_file_imports_from_beside_it_is_its_code_too(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("tables_beside", "shapes_beside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    helper, deeper = tmp_path / "tables_beside.py", tmp_path / "shapes_beside.py"
+    deeper.write_text("COUNT = 2\n")
+    helper.write_text("import shapes_beside\nSTEPS = [1, 2]\n")
+    mine.write_text(MINE + "\nfrom tables_beside import STEPS\nimport numpy\n")
+    load([str(mine)])
+    codes = [code_of(POLICIES["alternate"])]
+    for file, content in ((helper, "import shapes_beside\nSTEPS = [1, 3]\n"), (deeper, "COUNT = 3\n")):
+        file.write_text(content)
+        codes.append(code_of(POLICIES["alternate"]))
+    assert len({str(code) for code in codes}) == 3
+    assert words_of(POLICIES["alternate"]) == [f"import={os.path.relpath(mine)}"]
+
+
+def test_bases_of_the_user_s_own_are_its_code_too(mine, tmp_path):
+    load([str(mine)])
+    derived = tmp_path / "derived.py"
+    derived.write_text("from caching import POLICIES\nclass Derived(POLICIES['alternate']):\n    pass\n")
+    load([str(derived)])
+    (module,) = (module for name, module in sys.modules.items() if name.startswith("imported_derived_"))
+    before = code_of(module.Derived)
+    mine.write_text(MINE.replace("(0, num_evals, 2)", "(0, num_evals, 3)"))
+    assert code_of(module.Derived) != before
 
 
 def test_built_in_policies_have_no_code_of_their_own():

@@ -121,6 +121,7 @@ def test_a_plan_that_is_there_stays_unless_a_nearer_one_is_found(tmp_path, calib
     entries = load_plan(good.path).entries
     worst = Trial("poor", (None,) + (0,) * 7, Reuse(), 0.0)
     monkeypatch.setattr(Search, "run", lambda _: worst)
+    monkeypatch.setattr(Search, "baselines", lambda _: [])
     again = calibrate(calibration(tmp_path))
     assert again.best[1:] == good.best[1:]
     assert f"| {STAYS} " in str(again)
@@ -202,6 +203,31 @@ def test_without_a_budget_it_is_the_cost_of_the_policy(tmp_path, calibration):
     found = calibrate(config)
     prices = {trial.name: price for trial, price in found.rows}
     assert prices["uniform interval=4 branch=1"] == pytest.approx(load_plan(found.path).record["budget"])
+
+
+def test_the_policy_whose_cost_is_the_budget_is_compared(tmp_path, calibration):
+    entries = [None, 1, 0, 1, None, 0, 1, 0]
+    config = calibration(tmp_path, policy={"name": "explicit", "entries": entries}, budget=None, trials=0)
+    found = calibrate(config)
+    compared = [trial.forecaster for trial, _ in found.rows if trial.name.startswith("explicit")]
+    assert compared == [Reuse(), Lagrange()]
+    assert max(trial.psnr for trial, price in found.rows) == found.best.psnr
+
+
+@pytest.mark.parametrize(("budget", "uniform"), [(0.5, (8, 1)), (0.3, (8, 0)), (0.2, None)])
+def test_nothing_that_is_compared_costs_more_than_the_budget(tmp_path, calibration, budget, uniform):
+    """Where even one full pass and the rest around branch 1 is too dear, the uniform plan goes further out."""
+    found = calibrate(calibration(tmp_path, budget=budget, trials=0))
+    assert max(price for _, price in found.rows) <= budget
+    assert load_plan(found.path).record["uniform"] == (uniform and list(uniform))
+    assert bool(found.adaptive) == bool(uniform)
+
+
+def test_what_is_measured_on_the_way_may_be_the_best(tmp_path, own, calibration, monkeypatch):
+    poor = Trial("poor", (None, *[1] * 7), Reuse(), 0.0)
+    monkeypatch.setattr(Search, "run", lambda _: poor)
+    found = calibrate(calibration(tmp_path, forecasters=[own]))
+    assert found.best.psnr == max(trial.psnr for trial, _ in found.rows) > 0
 
 
 def test_a_budget_that_allows_nothing_is_refused(tmp_path, calibration):

@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 import configs
 import experiments.rows.rows
+from caching import POLICIES, Uniform
 from configs import InputError
 from experiments.rows.judging import Judges
 from experiments.rows.pricing import price
@@ -53,6 +54,21 @@ def test_the_key_names_what_results_depend_on(tiny):
         {"forecaster": {"name": "lagrange", "order": 1}},
     ):
         assert key(row(tiny, **changed)) != key(one)
+
+
+def test_a_setting_that_is_called_file_is_no_plan_file(tiny, tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Table:
+        file: str
+        branch: int = 0
+
+        def plan(self, num_evals):
+            return Uniform(2, self.branch).plan(num_evals)
+
+    monkeypatch.setitem(POLICIES, "table", Table)
+    (tmp_path / "table.json").write_text("[]")
+    settings = {"name": "table", "file": str(tmp_path / "table.json")}
+    assert key(row(tiny, policy=settings)) != key(row(tiny, policy={**settings, "branch": 1}))
 
 
 def test_another_network_under_the_same_name_is_another_row(tiny):

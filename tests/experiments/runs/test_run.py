@@ -209,12 +209,15 @@ def test_lists_stand_for_every_combination():
         ({"name": "adaptive"}, ["adaptive bound=1.6 branch=1 scale=1.0 power=0.3 max_age=10 warm_up=1"]),
         ({"name": "threshold", "branch": 0}, ["threshold branch=0 threshold=0.07"]),
         ({"name": "nested", "branches": [-1, 1], "refresh": [2, 4]}, ["nested branches=-1,1 refresh=2,4"]),
-        ({"name": "nested", "branches": [1], "refresh": [[0, 3]]}, ["nested branches=1 refresh=[1 entries]"]),
+        ({"name": "nested", "branches": [1], "refresh": [[0, 3]]}, ["nested branches=1 refresh=[1 entries, f0a260]"]),
         (
             {"name": "nested", "branches": [[-1, 1], [-1, 2]], "refresh": [2, 4]},
             ["nested branches=-1,1 refresh=2,4", "nested branches=-1,2 refresh=2,4"],
         ),
-        ({"name": "explicit", "full": list(range(0, 100, 9)), "branch": 1}, ["explicit full=[12 entries] branch=1"]),
+        (
+            {"name": "explicit", "full": list(range(0, 100, 9)), "branch": 1},
+            ["explicit full=[12 entries, 7f374a] branch=1"],
+        ),
     ],
 )
 def test_a_name_says_what_the_settings_leave_open(policy, names):
@@ -262,7 +265,7 @@ def test_each_of_several_policies_has_the_default_that_suits_it(tiny, tmp_path):
         (
             {"name": "uniform", "interval": [2, 3, 2]},
             {"name": "reuse"},
-            "would be called 'uniform interval=2 branch=0'",
+            "would share an image folder, uniform-interval2-branch0",
         ),
         ({"name": "uniform", "interval": []}, {"name": "reuse"}, r"interval=\[\] leaves nothing"),
     ],
