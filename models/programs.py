@@ -7,6 +7,7 @@ than running them.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FunctionType
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from tqdm import tqdm
 
 from models.feature import Feature, each
@@ -60,27 +62,30 @@ class Programs:
             return self._run(x, emb, context, branch, feature, taps)
         x = x.contiguous(memory_format=self.layout)  # whatever layout the sampler's arithmetic left
         if key not in self._programs:
-            self._programs[key] = self._compile(*key)
+            self._programs[key] = self._compile(*key, as_graph=x.is_cuda)
             return self._first(key, x, emb, context, feature)
         return self._replay(key, x, emb, context, feature)
 
-    def _compile(self, branch: int | None, taps: tuple[int, ...]) -> Program:
+    def _compile(self, branch: int | None, taps: tuple[int, ...], as_graph: bool) -> Program:
         def one_depth(x: Tensor, emb: Any, context: Any, feature: Feature | None) -> Output:
             return self._run(x, emb, context, branch, feature, taps)
 
         # torch counts what it compiles by code object and stops at eight; depths are no recompilations of each other.
         program = FunctionType(one_depth.__code__.replace(), globals(), closure=one_depth.__closure__)
-        options = {"mode": "reduce-overhead"} if self.backend == "inductor" and torch.cuda.is_available() else {}
+        options = {"mode": "reduce-overhead"} if self.backend == "inductor" and as_graph else {}
         return torch.compile(program, backend=self.backend, dynamic=False, fullgraph=True, **options)
 
     def _first(self, key: PassKey, *arguments: Any) -> Output:
         depth = "the full pass" if key[0] is None else f"the pass at branch {key[0]}"
-        start = time.perf_counter()
+        start, left_out = time.perf_counter(), _graphs_left_out()
         with tqdm(total=1, desc=f"compiling {depth}", bar_format="{desc}: {elapsed}") as bar:
             output = self._replay(key, *arguments)
             if output[0].is_cuda:  # the second run is the one that is recorded
                 output = self._replay(key, *arguments)
             bar.update()
+        if _graphs_left_out() > left_out:
+            print(f"PyTorch recorded no CUDA graph of {depth}, which is compiled, but launched kernel by kernel; "
+                  "TORCH_LOGS=cudagraphs says why", file=sys.stderr)  # fmt: skip
         self.seconds += time.perf_counter() - start
         return output
 
@@ -91,3 +96,7 @@ class Programs:
             return eps, tapped
         # A recorded graph writes into the same memory again the next time, and callers keep what they get.
         return eps.clone(), {branch: each(torch.clone, feature) for branch, feature in tapped.items()}
+
+
+def _graphs_left_out() -> int:
+    return counters["inductor"]["cudagraph_skips"]

@@ -60,8 +60,15 @@ class Diffusers:
         return lambda: self.evaluate(self.work.x.to(self.variant.dtype), self.work.t, self.row_cond).float()
 
     def compile(self) -> None:
-        """By torch.compile, as a whole."""
-        self.unet.forward = torch.compile(self.unet.forward)
+        """By torch.compile, as a whole: on a GPU as CUDA graphs, as our own passes are (models/programs.py)."""
+        options = {"mode": "reduce-overhead"} if self.work.device.type == "cuda" else {}
+        compiled = torch.compile(self.unet.forward, dynamic=False, **options)
+
+        def replay(*arguments: Any, **settings: Any) -> tuple[Tensor]:
+            torch.compiler.cudagraph_mark_step_begin()
+            return (compiled(*arguments, **settings)[0].clone(),)  # the next replay writes into the same memory
+
+        self.unet.forward = replay
 
     def evaluate(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return self.unet(x, t, *(() if cond is None else (cond,)), return_dict=False)[0]
@@ -88,14 +95,15 @@ class DeepCache(Diffusers):
         self._holds_passes = False  # does its cache hold the features of single passes?
 
     def compile(self) -> None:
-        """Block by block, under the patches. As a whole it cannot be: the package counts its calls in an attribute, for
-        every value of which PyTorch compiles anew, until it gives up and runs everything uncompiled."""
+        """Block by block, under the patches, and without CUDA graphs, whose memory would be written over while the
+        package holds it. As a whole it cannot be: the package counts its calls in an attribute, for every value of
+        which PyTorch compiles anew, until it gives up and runs everything uncompiled."""
         limits = torch._dynamo.config
         limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # torch 2.6 says
         setattr(limits, limit, max(getattr(limits, limit), BLOCKS))
         for name, module in self.unet.named_modules():
             if PATCHED.fullmatch(name):
-                module.forward = torch.compile(module.forward)
+                module.forward = torch.compile(module.forward, dynamic=False)
 
     @staticmethod
     def prepare() -> None:

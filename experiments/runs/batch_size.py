@@ -11,7 +11,7 @@ import torch
 from configs import InputError
 from experiments.grid import Strategy
 from experiments.pipeline import Pipeline
-from experiments.runs.memory import PeakMemory, can_measure, free_bytes, give_back, in_words
+from experiments.runs.memory import PeakMemory, can_measure, free_bytes, give_back, in_words, is_out_of_memory
 from experiments.runs.sampling import begin, begin_all
 from samplers import Sampler
 
@@ -41,11 +41,15 @@ class MemoryModel:
         return max(0, int((limit - self.fixed) // self.per_image))
 
 
-def auto_batch_size(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], most: int) -> int:
+def auto_batch_size(
+    pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], most: int, sharers: int = 1
+) -> int:
     """A batch whose full passes fit into the memory that is free, beside the stores of all strategies.
 
-    most: images that are wanted. The answer is `most`, or the power of two below what fits: so it is the same again
-    on the same machine, though the memory that others use comes and goes. On a GPU it has been tried.
+    most: images that are wanted. sharers: processes that will take batches of this size on the same device.
+
+    The answer is `most`, or the power of two below what fits: so it is the same again on the same machine, though the
+    memory that others use comes and goes. On a GPU it has been tried.
 
     Raises InputError where not even one image fits.
     """
@@ -57,7 +61,7 @@ def auto_batch_size(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strat
         uncompiled = replace(pipeline.config, compile=False)
         pipeline = Pipeline(pipeline.parts, uncompiled, num_timesteps=max(sampler.eval_timesteps) + 1)
     peak(pipeline, sampler, chosen, 1)  # libraries and layers set themselves up in their first call
-    free = free_bytes(pipeline.device)
+    free = free_bytes(pipeline.device) // sharers
     one, two = (peak(pipeline, sampler, chosen, batch) for batch in (1, 2))
     model = MemoryModel.through(one, two)
     batch = whole(min(cap, model.largest(SHARE[kind] * free)), most)
@@ -79,7 +83,9 @@ def tried(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], batc
             trial(pipeline, sampler, chosen, batch)
             give_back(pipeline.device)  # recording a CUDA graph may take nothing from what the allocator keeps
             return batch
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             batch //= 2
         give_back(pipeline.device)  # not above: there the exception still holds what did not fit
     raise InputError("the memory of the GPU does not hold one image; try precision=bf16, or a smaller height and width")
@@ -90,7 +96,9 @@ def peak(pipeline: Pipeline, sampler: Sampler, chosen: Sequence[Strategy], batch
     try:
         with PeakMemory(pipeline.device) as memory:
             trial(pipeline, sampler, chosen, batch)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise InputError(f"the memory of the GPU does not hold a batch of {batch}; give batch_size=1, or try "
                          "precision=bf16, or a smaller height and width") from error  # fmt: skip
     return memory.peak or 0

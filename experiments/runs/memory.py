@@ -22,8 +22,8 @@ class PeakMemory:
         memory.peak
 
     On a GPU what PyTorch's allocator handed out; on a CPU the resident set of the process, which Linux alone tells
-    (`peak` is None elsewhere). `held` is what is still taken at the end. Several may follow each other: every one
-    begins anew.
+    (`peak` is None elsewhere). `held` is what is still taken at the end; on a GPU with what recorded CUDA graphs keep
+    to themselves, which is reserved, but not handed out. Several may follow each other: every one begins anew.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,6 +36,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
+            self._reserved = torch.cuda.memory_reserved(self.device)
         elif can_measure(self.device):
             RESET.write_text("5")  # proc(5): the peak becomes the present resident set
             self._before = _status("VmRSS")
@@ -46,7 +47,8 @@ class PeakMemory:
     ) -> None:
         if self.device.type == "cuda":
             self.peak = torch.cuda.max_memory_allocated(self.device) - self._before
-            self.held = torch.cuda.memory_allocated(self.device) - self._before
+            give_back(self.device)
+            self.held = torch.cuda.memory_reserved(self.device) - self._reserved
         elif can_measure(self.device):
             self.peak = max(0, _status("VmHWM") - self._before)
             _trim()
@@ -73,6 +75,13 @@ def give_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
     else:
         _trim()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Does it say that a GPU's memory is full? PyTorch's allocator has a class for that; what libraries raise that take
+    memory beside it (cuBLAS, cuDNN, CUDA itself) is known by its words alone."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in words or "CUDA error: out of memory" in words
 
 
 def in_words(count: int) -> str:

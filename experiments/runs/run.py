@@ -83,7 +83,7 @@ def run(config: SampleConfig, world: World | None = None, observer: Observer | N
     world = world or join()
     job = world.first_then_others(lambda: prepare(config, world))
     if config.batch_size == AUTO:
-        size = world.first(lambda: job.folder.begun_batch_size() or fitting_batch_size(config, job))
+        size = world.first(lambda: job.folder.begun_batch_size() or fitting_batch_size(config, job, world))
         config, job = replace(config, batch_size=size), replace(job, folder=job.folder.sized(size))
     tasks = world.first(lambda: begin(job, config.seeds))
     if observer is not None:
@@ -121,9 +121,10 @@ def sampler_of(config: SampleConfig) -> Sampler:
     return Sampler(config.sampler, model_config(config.model).diffusion)
 
 
-def fitting_batch_size(config: SampleConfig, job: Job) -> int:
-    """What batch_size=auto comes to."""
-    size = auto_batch_size(job.pipeline, job.sampler, compared(config), config.num_images)
+def fitting_batch_size(config: SampleConfig, job: Job, world: World) -> int:
+    """What batch_size=auto comes to: no more than leaves a batch for every process."""
+    most, sharers = -(-config.num_images // world.size), world.sharers(config.device)
+    size = auto_batch_size(job.pipeline, job.sampler, compared(config), most, sharers)
     print(f"batch_size={size} fits into the memory of {job.pipeline.device.type}", file=sys.stderr)
     return size
 

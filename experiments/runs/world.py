@@ -36,8 +36,8 @@ LAST_WORDS = 30.0  # seconds that processes wait for each other when they end
 class World:
     """One process among `size`; rank 0 is the first, the only one that talks to people.
 
-    All methods but `device`, `say_last` and `check` are meetings: every process must call them, in the same order, and
-    none from within `together`.
+    All methods but `device`, `sharers`, `say_last` and `check` are meetings: every process must call them, in the same
+    order, and none from within `together`.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
@@ -64,6 +64,13 @@ class World:
                 device = torch.device("cuda", torch.cuda.current_device())
             torch.cuda.set_device(device)  # of nothing but an index
         return device
+
+    def sharers(self, name: str) -> int:
+        """How many processes run on the device that `name` gives to this one: all of this machine, but where each has
+        a GPU of its own."""
+        if self.size == 1 or (name in ("auto", "cuda") and torch.cuda.is_available()):
+            return 1
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
 
     @contextlib.contextmanager
     def together(self, while_waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
@@ -221,16 +228,15 @@ def is_first() -> bool:
 
 @functools.cache
 def join() -> World:
-    """The world of this process. Under torchrun, where it has others in it, the first call joins them: on the CPU by
-    gloo, where there are GPUs also by nccl."""
+    """The world of this process. Under torchrun, where it has others in it, the first call joins them, by gloo: what
+    they tell each other is small and on the CPU, wherever they compute."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
     import torch.distributed as dist
 
     store, rank, size = next(dist.rendezvous("env://"))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size)
+    dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size)
     world = World(rank, size, dist.PrefixStore("world", store))
     atexit.register(world.leave)
     return world

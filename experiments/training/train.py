@@ -59,12 +59,12 @@ def train(config: TrainConfig) -> Path:
         while trainer.steps < trainer.total_steps:
             start = time.perf_counter()
             loss = trainer.train_step(batch(images, config, trainer.steps, device))
-            trainer.seconds += time.perf_counter() - start
             bar.update(config.batch_size)
             save = trainer.steps % save_steps == 0 or trainer.steps == trainer.total_steps or is_asked()
             if save or trainer.steps % CHECK_STEPS == 0:
-                _check_finite(float(loss), trainer)
+                _check_finite(float(loss), trainer)  # waits for a GPU to be done with the steps since the last
                 bar.set_postfix(loss=f"{float(loss):.4f}")
+            trainer.seconds += time.perf_counter() - start
             if save:
                 _save(trainer, out)
             if is_asked():

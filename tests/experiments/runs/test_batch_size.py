@@ -44,17 +44,21 @@ def sampler():
     return Sampler(SamplerConfig(steps=4), model_config("mnist32").diffusion)
 
 
-def answer(monkeypatch, pipeline, sampler, *, free, most, peaks=(150, 250)):
+def answer(monkeypatch, pipeline, sampler, *, free, most, peaks=(150, 250), sharers=1):
     measured = iter([999, *peaks])  # the first is for what happens once
     monkeypatch.setattr(batch_size, "can_measure", lambda device: True)
     monkeypatch.setattr(batch_size, "free_bytes", lambda device: free)
     monkeypatch.setattr(batch_size, "peak", lambda *arguments: next(measured))
-    return auto_batch_size(pipeline, sampler, [UNCACHED], most)
+    return auto_batch_size(pipeline, sampler, [UNCACHED], most, sharers)
 
 
 def test_half_of_the_free_memory_is_used(monkeypatch, pipeline, sampler):
     assert answer(monkeypatch, pipeline, sampler, free=2 * (50 + 900), most=1000) == 8
     assert answer(monkeypatch, pipeline, sampler, free=2 * (50 + 900), most=9) == 9
+
+
+def test_who_shares_a_device_shares_its_memory(monkeypatch, pipeline, sampler):
+    assert answer(monkeypatch, pipeline, sampler, free=3 * 2 * (50 + 900), most=1000, sharers=3) == 8
 
 
 def test_a_cpu_gets_no_larger_batch_than_helps(monkeypatch, pipeline, sampler):
@@ -68,17 +72,31 @@ def test_where_nothing_fits_it_says_so(monkeypatch, pipeline, sampler):
         answer(monkeypatch, pipeline, sampler, free=200 * 2**20, most=10, peaks=peaks)
 
 
-def test_a_gpu_that_overflows_gets_half(monkeypatch, pipeline, sampler):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")],
+)
+def test_a_gpu_that_overflows_gets_half(monkeypatch, pipeline, sampler, error):
     tries = []
 
     def trial(pipeline, sampler, chosen, batch):
         tries.append(batch)
         if batch > 4:
-            raise torch.OutOfMemoryError
+            raise error
 
     monkeypatch.setattr(batch_size, "trial", trial)
     assert tried(pipeline, sampler, [UNCACHED], 16) == 4
     assert tries == [16, 8, 4]
+
+
+def test_other_failures_of_a_gpu_are_not_taken_for_its_memory(monkeypatch, pipeline, sampler):
+    def trial(*arguments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(batch_size, "trial", trial)
+    for attempt in (tried, batch_size.peak):
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            attempt(pipeline, sampler, [UNCACHED], 4)
 
 
 def test_a_gpu_that_holds_no_image_is_told_of(monkeypatch, pipeline, sampler):

@@ -183,3 +183,13 @@ def test_progress_of_a_process_alone_adds_up():
         time.sleep(0)
         bar.update(2)
     assert bar.bar.n == 10
+
+
+@pytest.mark.parametrize(("name", "sharers"), [("auto", 1), ("cuda", 1), ("cuda:0", 3), ("cpu", 3)])
+def test_processes_share_what_is_not_a_gpu_of_their_own(monkeypatch, name, sharers):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert World(1, 6).sharers(name) == sharers
+    assert World().sharers(name) == 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert World(1, 6).sharers("auto") == 3
