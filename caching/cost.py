@@ -59,7 +59,8 @@ class PassCosts:
 
     @property
     def split(self) -> PassCosts:
-        """The costs where concat convolutions are split (models/split.py)."""
+        """The costs where concat convolutions are split (models/split.py); what composing the outermost shortcut saves
+        is left out, which depends on the device."""
         partial = tuple(passed - kept for passed, kept in zip(self.partial, self.kept, strict=True))
         return replace(self, partial=partial, kept=(Macs(),) * len(partial))
 

@@ -87,7 +87,24 @@ class SplitUNet(FastUNet):
         for branch in branches:
             entering = self.config.branch(branch).entering_channels
             if str(branch) not in self.splits and whole_groups(self.up[branch].res.norm1, entering):
-                self.splits[str(branch)] = SplitConsumer(self.up[branch], entering)
+                entry = self.down[0].conv if branch == 0 else None
+                self.splits[str(branch)] = SplitConsumer(self.up[branch], entering, entry)
+
+    def run(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Bound | None,
+        branch: int | None,
+        feature: Feature | None,
+        taps: Sequence[int],
+    ) -> tuple[Tensor, dict[int, Feature]]:
+        """As UNet.run, with x at hand where the outermost skip is consumed."""
+        last = self.num_branches - 1 if branch is None else branch
+        skips = self.descend(x, emb, context, 0, last + 1)
+        h = self.middle(skips[-1], emb, context) if branch is None else feature
+        h, tapped = self.ascend(h, skips, emb, context, taps=taps, x=x)
+        return self.head(h), tapped
 
     def ascend(
         self,
@@ -97,13 +114,19 @@ class SplitUNet(FastUNet):
         context: Bound | None,
         stop: int = 0,
         taps: Sequence[int] = (),
+        x: Tensor | None = None,
     ) -> tuple[Tensor, dict[int, Feature]]:
-        """As UNet.ascend. What is tapped is split, and goes on as it will be used: no work is done twice."""
+        """As UNet.ascend. What is tapped is split, and goes on as it will be used: no work is done twice.
+
+        x: what the outermost skip was made from, where it is at hand.
+        """
         tapped: dict[int, Feature] = {}
         for i in reversed(range(stop, stop + len(skips))):
             if i in taps:
                 is_whole = str(i) in self.splits and not isinstance(h, PartialSums)
                 h = tapped[i] = self.splits[str(i)].keep(h) if is_whole else h
-            stage = self.splits[str(i)] if isinstance(h, PartialSums) else self.up[i]
-            h = stage(h, skips[i - stop], emb, context)
+            if isinstance(h, PartialSums):
+                h = self.splits[str(i)](h, skips[i - stop], emb, context, x if i == 0 else None)
+            else:
+                h = self.up[i](h, skips[i - stop], emb, context)
         return h, tapped

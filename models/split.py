@@ -8,6 +8,9 @@ channels,
 
 exactly, where norm_F has the groups that lie wholly in F. The channels of a group that reaches from F into s (12 of 256
 where 256 + 128 channels make 32 groups) stay on the fresh side, unnormalised.
+
+The outermost skip is itself a convolution of the network's few input channels, s = W_in * x. So its shortcut, V_s s, is
+one as well, by the filters V_s W_in: a fraction of the products of the 1x1 convolution V_s.
 """
 
 from __future__ import annotations
@@ -51,32 +54,41 @@ class FreshHalf(nn.Module):
     The biases are on this side, whatever a forecaster's weights of the parts add up to.
     """
 
-    def __init__(self, res: ResBlock, entering: int, whole: int) -> None:
+    def __init__(self, res: ResBlock, entering: int, whole: int, entry: nn.Conv2d | None) -> None:
         super().__init__()
         channels = res.conv1.in_channels
         self.norm = norm_slice(res.norm1, whole, channels)
         self.conv = conv_slice(res.conv1, whole, channels, bias=True)
         self.shortcut = conv_slice(res.shortcut, entering, channels, bias=True)
+        self.shortcut_of_x = None if entry is None else composed(entry, self.shortcut)
         self.res = res
 
-    def forward(self, entering: tuple[PartialSums, Tensor], emb: Tensor) -> Tensor:
-        """((partial sums, skip (B, C, H, W)), emb (B, embed_dim)) -> (B, out_channels, H, W)."""
-        (conv, shortcut, border), skip = entering
+    def forward(self, entering: tuple[PartialSums, Tensor, Tensor | None], emb: Tensor) -> Tensor:
+        """((partial sums, skip (B, C, H, W), what the skip was made from), emb (B, embed_dim))
+        -> (B, out_channels, H, W)."""
+        (conv, shortcut, border), skip, x = entering
         fresh = torch.cat([border, skip], dim=1) if border.shape[1] else skip
         h = self.conv(F.silu(self.norm(fresh))).add_(conv)
-        return self.res.second_half(h, emb).add_(self.shortcut(skip)).add_(shortcut)
+        fresh_shortcut = self.shortcut(skip) if x is None or self.shortcut_of_x is None else self.shortcut_of_x(x)
+        return self.res.second_half(h, emb).add_(fresh_shortcut).add_(shortcut)
 
 
 class SplitConsumer(Stage):
-    """up[b] in two: `keep` once per refresh, and a forward that takes what was kept. Shares the stage's other parts."""
+    """up[b] in two: `keep` once per refresh, and a forward that takes what was kept. Shares the stage's other parts.
 
-    def __init__(self, stage: Consumer, entering: int) -> None:
+    entry: of the outermost branch, the convolution that makes its skip from the network's input x.
+    """
+
+    def __init__(self, stage: Consumer, entering: int, entry: nn.Conv2d | None = None) -> None:
         whole = whole_groups(stage.res.norm1, entering)
-        super().__init__(FreshHalf(stage.res, entering, whole), stage.attn, stage.resample)
+        entry = entry if entry is not None and composing_pays(entry) else None
+        super().__init__(FreshHalf(stage.res, entering, whole, entry), stage.attn, stage.resample)
         self.keep = KeptHalf(stage.res, entering, whole)
 
-    def forward(self, sums: PartialSums, skip: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:  # type: ignore[override]
-        return super().forward((sums, skip), emb, context)
+    def forward(  # type: ignore[override]
+        self, sums: PartialSums, skip: Tensor, emb: Tensor, context: Tensor | None, x: Tensor | None = None
+    ) -> Tensor:
+        return super().forward((sums, skip, x), emb, context)
 
 
 def whole_groups(norm: nn.GroupNorm, entering: int) -> int:
@@ -98,6 +110,22 @@ def conv_slice(conv: nn.Conv2d, start: int, stop: int, bias: bool = False) -> nn
     part = type(conv)(stop - start, conv.out_channels, size, padding=padding, bias=bias, device="meta")
     weight = conv.weight[:, start:stop].clone(memory_format=torch.preserve_format)
     return _with(part, weight=weight, **({"bias": conv.bias} if bias else {}))
+
+
+def composing_pays(entry: nn.Conv2d) -> bool:
+    """Is the shortcut sooner made of x? Where it takes fewer products, but for half precisions and GPUs: they have
+    units for large products alone."""
+    weight = entry.weight
+    return weight[0].numel() < len(weight) and weight.device.type == "cpu" and weight.dtype.itemsize >= 4
+
+
+def composed(first: nn.Conv2d, then: nn.Conv2d) -> nn.Conv2d:
+    """A convolution followed by one of 1x1, as one convolution; made in float64."""
+    mix = then.weight.flatten(1).double()
+    weight = torch.einsum("om,mikl->oikl", mix, first.weight.double()).to(then.weight.dtype)
+    bias = (mix @ first.bias.double() + then.bias.double()).to(then.bias.dtype)
+    part = type(then)(first.in_channels, then.out_channels, first.kernel_size, padding=first.padding, device="meta")
+    return _with(part, weight=weight, bias=bias)
 
 
 def _with(module: nn.Module, **parameters: Tensor) -> nn.Module:
