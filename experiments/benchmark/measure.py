@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -23,6 +23,7 @@ from experiments.benchmark.records import Record
 from experiments.benchmark.settings import Case
 from experiments.benchmark.variants import Variant
 from experiments.benchmark.workload import Task, Workload
+from experiments.precision import emulation_warning
 from experiments.runs.memory import PeakMemory
 from models import processor
 
@@ -47,10 +48,12 @@ def measure(work: Workload, digest: str) -> list[Record]:
     """The measurements of one case, as records; variants that cannot run here leave one with the reason."""
     case, watch = work.case, clock.pick_clock(work.device, work.case.threads)
     with clock.threads(case.threads):
-        ceilings = [peak for precision in precisions(case) for peak in peaks(work.device, precision)]
+        imitated = {name: why for name in precisions(case) if (why := emulation_warning(name, work.device))}
+        offered = [name for name in precisions(case) if name not in imitated]
+        ceilings = [peak for precision in offered for peak in peaks(work.device, precision)]
         for peak in ceilings:
             peak.call()  # the libraries load what no variant's memory is to hold
-        built, skipped = build_all(work)
+        built, skipped = build_all(work, imitated)
         passes, trajectories = work.tasks
         calls: dict[Any, Callable[[], object]] = {peak: peak.call for peak in ceilings}
         calls |= _calls(built, passes)
@@ -60,8 +63,7 @@ def measure(work: Workload, digest: str) -> list[Record]:
     common = {"case": str(work), "identity": digest, "clock": watch.name, **about(work)}
     rates = {peak: 2 * peak.macs / timings[peak].median for peak in ceilings}
     attainable = {
-        precision: max(rate for peak, rate in rates.items() if peak.precision == precision)
-        for precision in precisions(case)
+        precision: max(rate for peak, rate in rates.items() if peak.precision == precision) for precision in offered
     }
     records = [
         common | {"variant": "attainable", "precision": peak.precision, "what": peak.name}
@@ -79,8 +81,12 @@ def precisions(case: Case) -> list[str]:
     return list(dict.fromkeys(variant.precision for variant in case.parsed_variants()))
 
 
-def build_all(work: Workload) -> tuple[list[Built], list[Record]]:
-    """The variants that can run here, each run once, and records of why others cannot."""
+def build_all(work: Workload, imitated: Mapping[str, str]) -> tuple[list[Built], list[Record]]:
+    """The variants that can run here, each run once, and records of why others cannot.
+
+    imitated: precisions that the processor has no arithmetic in, with what to say of them: they take many times as long
+      as float32, and nobody would sample in them.
+    """
     built, skipped = [], []
     reference: dict[Task, Tensor] = {}
     for engine in {variant.engine for variant in work.case.parsed_variants()}:
@@ -88,6 +94,8 @@ def build_all(work: Workload) -> tuple[list[Built], list[Record]]:
             CLASSES[engine].prepare()
     for variant in tqdm(work.case.parsed_variants(), desc=f"{work}: first runs", unit="variant", leave=False):
         try:
+            if variant.precision in imitated:
+                raise Unavailable(imitated[variant.precision])
             built.append(build(work, variant, reference))
         except Unavailable as reason:
             skipped.append({"variant": str(variant), "skipped": str(reason)})

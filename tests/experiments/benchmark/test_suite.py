@@ -76,6 +76,17 @@ def test_a_missing_peer_is_a_line_and_no_error(config, monkeypatch):
     assert "seconds" not in skipped
 
 
+def test_a_precision_that_is_only_imitated_is_a_line(config, monkeypatch):
+    """On such a processor convolutions in bf16 take many times as long, and a suite would take a day."""
+    reason = "this processor has no arithmetic in bf16"
+    monkeypatch.setattr(
+        "experiments.benchmark.measure.emulation_warning", lambda name, device: reason if name == "bf16" else None
+    )
+    text = suite.run(like(config, intervals=[], variants=["plain", "plain bf16"]))
+    assert f"- plain bf16 left out: {reason}" in text
+    assert "attainable in bf16" not in text
+
+
 def test_memory_holds_the_weights(config):
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux tells the peak of a process")
