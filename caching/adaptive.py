@@ -34,6 +34,7 @@ class Probe(NamedTuple):
     # everywhere, its unconditional half is called at some evaluations only.)
     changes: tuple[float, ...]  # |s - s_refresh| / |s_refresh|, since the refresh
     steps: tuple[float, ...]  # |s - s_before| / |s_before|, since the evaluation before
+    log_snr: float = math.nan  # ln(ᾱ / (1 - ᾱ)) at this evaluation; nan where begin() was not told
 
     @property
     def age(self) -> int:

@@ -94,7 +94,7 @@ class AdaptiveDenoiser:
 
     def _decide(self, skip: Tensor) -> list[int]:
         """Probes skip b (B, C, H, W) -> the rows to refresh, ascending; notes the decisions in the traces."""
-        now = self._now.evaluation
+        now = self._now
         due = [True] * len(self._images)
         if self._refresh is not None and self._before is not None:
             both = torch.stack([_relative_change(skip, self._refresh), _relative_change(skip, self._before)])
@@ -104,7 +104,7 @@ class AdaptiveDenoiser:
                 image.probe(changes[i], steps[i])
                 due[i] = _is_due(self.policy, image.as_probe(now, self._num_evals))
         for image, is_due in zip(self._images, due, strict=True):
-            image.decide(None if is_due else self.policy.branch, now)
+            image.decide(None if is_due else self.policy.branch, now.evaluation)
         rows = [row for row, is_due in enumerate(due * self.rows_per_image) if is_due]
         self._before = skip
         if self._refresh is None:
@@ -172,8 +172,9 @@ class _Image:
         self.steps: list[float] = []
         self.refreshed = 0  # the evaluation of the last refresh
 
-    def as_probe(self, evaluation: int, num_evals: int) -> Probe:
-        return Probe(evaluation, num_evals, self.refreshed, tuple(self.changes), tuple(self.steps))
+    def as_probe(self, now: Moment, num_evals: int) -> Probe:
+        changes, steps = tuple(self.changes), tuple(self.steps)
+        return Probe(now.evaluation, num_evals, self.refreshed, changes, steps, now.log_snr)
 
     def probe(self, change: float, step: float) -> None:
         self.changes.append(change)

@@ -155,6 +155,13 @@ def test_the_probe_is_the_relative_change_of_the_skip(network, branch):
     assert probes[2].changes == probes[2].steps == (change(skips[3], skips[2]),)
 
 
+def test_the_probe_knows_the_noise_level(network):
+    probes: list[Probe] = []
+    denoiser, sampler = AdaptiveDenoiser(network, Recording(probes), Reuse()), solver()
+    sample(denoiser, range(2), sampler)
+    assert [seen.log_snr for seen in probes[::2]] == list(sampler.eval_log_snr[1:])
+
+
 # What is computed
 
 
