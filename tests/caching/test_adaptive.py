@@ -117,7 +117,11 @@ def test_the_guards_of_adaptive():
         ({"name": "adaptive", "max_age": 0}, "max_age must be at least 1"),
         ({"name": "adaptive", "warm_up": 0}, "warm_up must be at least 1"),
         ({"name": "adaptive", "window": [0.5]}, "two fractions"),
+        ({"name": "adaptive", "window": [0.0, 0.5, 1.0]}, "two fractions"),
         ({"name": "adaptive", "window": [0.6, 0.5]}, "two fractions"),
+        ({"name": "adaptive", "window": [0.5, 0.5]}, "two fractions"),
+        ({"name": "adaptive", "window": [-0.1, 0.5]}, "two fractions"),
+        ({"name": "adaptive", "window": [0.5, 1.1]}, "two fractions"),
         ({"name": "adaptive", "bond": 1}, "did you mean 'bound'"),
     ],
 )
@@ -208,6 +212,30 @@ def test_an_image_that_always_refreshes_beside_one_that_never_does(network):
     for x, output in zip(moving, outputs, strict=True):
         assert close(output[:1], network(still, t)[0])
         assert close(output[1:], network(x[None], t)[0])
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Foretells zeros, whatever is known."""
+
+    history: int = 2
+
+    def weights(self, stored, now, branch):
+        return [0.0] * len(stored)
+
+
+def test_what_is_made_at_this_very_evaluation_is_no_forecast(network):
+    """An image that is refreshed beside one that is not gets its own feature, whatever the forecaster makes of it."""
+    generator = torch.Generator().manual_seed(0)
+    still, moving = torch.randn(1, 3, 16, 16, generator=generator), torch.randn(2, 3, 16, 16, generator=generator)
+    denoiser = AdaptiveDenoiser(network, Threshold(0.1), Nothing())
+    _, output = drive(denoiser, [torch.cat([still, x[None]]) for x in moving])
+    assert denoiser.traces == [(None, 1), (None, None)]
+    now, t = torch.cat([still, moving[1:]]), torch.tensor([500, 500])
+    whole, features = network(now, t, taps=[1])
+    forecast, _ = network(now, t, branch=1, feature=torch.zeros_like(features[1]))
+    assert close(output[:1], forecast[:1])
+    assert close(output[1:], whole[1:])
 
 
 # Company

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from caching import (
+    NULL,
     POLICIES,
     Explicit,
+    Nested,
     NoCache,
     Nonuniform,
     Uniform,
@@ -299,9 +301,21 @@ def test_a_module_may_define_its_own_class_anew(register):
     assert POLICIES["mine"] is mine
 
 
-def test_a_centre_outside_the_steps_is_refused():
-    with pytest.raises(InputError, match=r"center must lie in 0\.\.49"):
-        Nonuniform(center=50).plan(50)
+@pytest.mark.parametrize("center", [-1, 50])
+def test_a_centre_outside_the_steps_is_refused(center):
+    with pytest.raises(InputError, match=rf"center must lie in 0\.\.49, not {center}"):
+        Nonuniform(center=center).plan(50)
+
+
+@pytest.mark.parametrize("center", [0, 49])
+def test_the_first_and_the_last_step_can_be_the_centre(center):
+    assert len(full_evals(Nonuniform(center=center).plan(50))) == 10
+
+
+@pytest.mark.parametrize("branches", [[], [2, 1], [1, 1], [NULL - 1, 1]])
+def test_nested_branches_that_do_not_ascend_are_refused(branches):
+    with pytest.raises(InputError, match="branches must ascend from the outermost, -1 at the least"):
+        Nested(branches, [2] * len(branches))
 
 
 def test_settings_reach_the_policy():

@@ -170,10 +170,19 @@ def test_folder_images_of_the_right_size_are_unchanged(folder):
 
 
 def test_folder_images_keep_their_centre(tmp_path):
-    wide = np.zeros((32, 96), np.uint8)
+    wide = np.zeros((32, 97), np.uint8)
     wide[:, 32:64] = 200
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (FolderImages(tmp_path, 1, 32).batch([0]) == 200).all()
+    Image.fromarray(wide).save(tmp_path / "0.png")
+    Image.fromarray(wide.T).save(tmp_path / "1.png")
+    assert (FolderImages(tmp_path, 1, 32).batch([0, 1]) == 200).all()
+
+
+def test_folder_images_shrink_by_the_filter_that_aliases_least(tmp_path):
+    """Every other one of PIL's moves the statistics of real images, and so every FID."""
+    with Image.fromarray(pixels(70, 70, 3)) as image:
+        image.save(tmp_path / "a.png")
+        expected = to_tensor(image.resize((32, 32), Image.Resampling.LANCZOS))
+    assert torch.equal(FolderImages(tmp_path, 3, 32).batch([0])[0], expected)
 
 
 def test_a_broken_image_is_named_when_it_is_read(folder):

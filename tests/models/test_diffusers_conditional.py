@@ -68,6 +68,20 @@ def test_branches_are_diffusers_skips(tmp_path, text_model):
 
 
 @pytest.mark.parametrize(
+    ("told", "heads"),
+    [({}, 8), ({"attention_head_dim": 4}, 4), ({"attention_head_dim": 4, "num_attention_heads": None}, 4),
+     ({"attention_head_dim": 4, "num_attention_heads": 2}, 2)],
+)  # fmt: skip
+def test_a_config_json_says_how_many_heads_by_either_name_or_leaves_them_at_eight(tmp_path, text_model, told, heads):
+    text_model.unet.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    rest = {key: value for key, value in config.items() if key not in ("attention_head_dim", "num_attention_heads")}
+    path.write_text(json.dumps(rest | told))
+    assert models.load(tmp_path).config.num_heads == heads
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"attention_head_dim": [4, 8]}, r"attention_head_dim = \[4, 8\]"),

@@ -153,6 +153,15 @@ def test_the_bytes_decide_which_published_file_it_is(tmp_path, content, monkeypa
     assert models.load(tmp_path / "other.safetensors").provenance.published == ""
 
 
+def test_a_file_that_changed_has_another_digest(tmp_path):
+    """Though digests are kept: whether its size tells that it changed, or its time alone."""
+    file = tmp_path / "model"
+    for content, changed in ((b"one", 1), (b"two", 2), (b"three", 2)):
+        file.write_bytes(content)
+        os.utime(file, (changed, changed))
+        assert download.digest(file, "md5") == md5_of(content)
+
+
 def test_wrong_bytes_leave_nothing_behind(server, cache, content, monkeypatch):
     url = server.serve("/model", content + b"more")
     publish(monkeypatch, url, md5_of(content))
@@ -284,6 +293,20 @@ def test_a_repository_on_the_hub(hub, tmp_path, where):
     assert sorted(downloaded) == [where + name for name in files]
     models.load("hf://google/ddpm")
     assert len(downloaded) == 2
+
+
+def test_of_files_that_belong_together_none_is_missing(hub, tmp_path, monkeypatch):
+    """Weights that are at hand without their config.json, as another program may have left them."""
+    repositories, downloaded = hub
+    folder = hub_folder(tmp_path)
+    weights = "diffusion_pytorch_model.safetensors"
+    repositories["google/ddpm"] = {name: folder / name for name in ("config.json", weights)}
+    known = {weights: str(folder / weights)}  # of what the hub is known not to have, its cache says so
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda _, file: known.get(file, huggingface_hub._CACHED_NO_EXIST)
+    )
+    models.load("hf://google/ddpm")
+    assert downloaded == [weights, "config.json"]
 
 
 def test_a_repository_with_a_bin_file_only(hub, tmp_path):

@@ -349,6 +349,17 @@ def test_config_json_decides_what_the_weights_do_not_show(tmp_path):
     assert differs_by(network, reference) <= ATOL
 
 
+def test_what_a_config_json_leaves_out_is_diffusers_default(tmp_path):
+    reference = unet([32, 64], [1], norm_eps=1e-5)
+    write_diffusers(reference, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    told = {"_class_name", "block_out_channels", "down_block_types", "up_block_types"}
+    (tmp_path / "config.json").write_text(json.dumps({key: config[key] for key in told}))
+    network = models.load(tmp_path)
+    assert network.config.head_channels == 8
+    assert differs_by(network, reference) <= ATOL
+
+
 def test_diffusers_weights_without_their_config_json_are_not_guessed_at(ddpm, tmp_path):
     write_diffusers(ddpm, tmp_path)
     (tmp_path / "config.json").unlink()

@@ -170,6 +170,9 @@ def test_sides_that_the_levels_cannot_halve_are_refused_in_one_sentence(size):
         (GUIDED, torch.zeros(1, 5, 24), "this network needs class labels (B,) in 0..9 as cond"),
         (LDM, None, "this network needs a cross-attention context (B, L, 24) as cond"),
         (LDM, torch.zeros(1, 5, 32), "this network needs a cross-attention context (B, L, 24) as cond"),
+        (LDM, torch.zeros(1, 5, 16), "this network needs a cross-attention context (B, L, 24) as cond"),
+        (LDM, torch.zeros(1, 24), "this network needs a cross-attention context (B, L, 24) as cond"),
+        (LDM, torch.zeros(1, 5, 24, 24), "this network needs a cross-attention context (B, L, 24) as cond"),
     ],
 )
 def test_a_cond_of_another_kind_is_refused_in_one_sentence(config, cond, sentence):

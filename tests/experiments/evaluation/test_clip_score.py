@@ -3,9 +3,11 @@ images."""
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
 
 from configs import InputError
@@ -59,6 +61,29 @@ def test_scores_are_cosines_in_per_cent_clipped_at_zero(tiny, images):
     assert scorer(images.images.pixels, prompts).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert 0 < sum(expected) < 500
     assert clip_score(images, prompts, scorer, batch_size=2) == pytest.approx(sum(expected) / 5, rel=1e-4)
+
+
+class Angles(torch.nn.Module):
+    """Stands in for CLIP, where open_clip is not installed, too: whatever is encoded is an angle in degrees."""
+
+    def encode(self, degrees: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        radians = degrees.deg2rad()
+        embedding = 3 * torch.stack([radians.cos(), radians.sin()], 1)
+        return F.normalize(embedding, dim=1) if normalize else embedding
+
+    encode_image = encode_text = encode
+
+
+def test_an_image_unlike_its_prompt_scores_zero_and_not_less(monkeypatch):
+    stand_in = SimpleNamespace(
+        list_models=lambda: ["angles"],
+        create_model_and_transforms=lambda *_, **__: (Angles(), None, lambda picture: torch.tensor(picture.width)),
+        get_tokenizer=lambda _: lambda prompts: torch.tensor([float(prompt) for prompt in prompts]),
+    )
+    monkeypatch.setitem(sys.modules, "open_clip", stand_in)
+    image = torch.zeros(1, 2, 10, dtype=torch.uint8)  # at 10 degrees
+    scores = load_clip("angles/any", CPU)(image.expand(4, -1, -1, -1), ["10", "70", "-80.5", "190"])
+    assert scores.tolist() == pytest.approx([100, 50, 0, 0], abs=1e-4)
 
 
 def test_prompts_of_a_file_take_turns_by_seed(images, tmp_path):

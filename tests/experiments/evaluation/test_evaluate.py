@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from experiments.evaluation.evaluate import EvaluateConfig, evaluate
 from experiments.evaluation.evaluator import Evaluator, Evaluators
 from experiments.evaluation.frechet import frechet_distance
 from experiments.evaluation.judge import JudgeConfig, judge
+from experiments.evaluation.result import Evaluation
 from experiments.evaluation.sets import open_sets
 from experiments.grid import folder_name
 from experiments.images import save_png
@@ -101,6 +102,30 @@ def test_other_evaluations_of_the_same_samples_are_kept(pictures, tmp_path):
     assert [next(iter(each["values"]["samples"])) for each in stored] == ["ssim_mean", "psnr_mean"]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"reference": "mnist"},
+        {"split": "test"},
+        {"against": "uncached"},
+        {"metrics": ["fid", "is"]},
+        {"images": {"samples": 4}},
+        {"networks": {"inception": "1" * 64}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_an_evaluation_gives_way_only_to_one_that_answers_the_same_question(tmp_path, other):
+    first = Evaluation(
+        folder=str(tmp_path / "samples"), reference="cifar10", split="train", against=None, metrics=["fid"],
+        images={"samples": 3}, values={"samples": {"FID": 1.0}}, networks={"inception": "0" * 64}, settings=[],
+        missing=[],
+    )  # fmt: skip
+    again = replace(first, values={"samples": {"FID": 2.0}}, settings=["in other words"], versions={"torch": "3"})
+    for each in (first, replace(first, **other), again):
+        each.save()
+    assert json.loads(first.file.read_text()) == [asdict(replace(first, **other)), asdict(again)]
+
+
 @pytest.mark.parametrize("content", ["{", '{"values": {}}', "[1]"])
 def test_a_file_of_something_else_is_not_written_over(pictures, tmp_path, content):
     save(tmp_path / "samples", pictures(0, 3))
@@ -119,6 +144,30 @@ def test_statistics_of_a_reference_stand_for_it(with_toy, pictures, tmp_path):
     first = evaluate(config)
     second = evaluate(replace(config, reference=str(tmp_path / "real.npz"), statistics=None))
     assert second.values == first.values
+
+
+@pytest.mark.parametrize(("metrics", "seen"), [(["fid", "sfid"], 30), (["kid"], 70), (["fid", "prc"], 70)])
+def test_images_beside_statistics_are_measured_only_for_metrics_of_single_ones(
+    with_toy, monkeypatch, pictures, tmp_path, metrics, seen
+):
+    """OpenAI's files hold both, and at full size the features of their images take minutes."""
+    save(tmp_path / "samples", pictures(0, 30))
+    features = with_toy(pictures(1))
+    moments = {}
+    for suffix, layer in (("", "pool"), ("_s", "spatial")):
+        x = features[layer].double().numpy()
+        moments |= {f"mu{suffix}": x.mean(0), f"sigma{suffix}": np.cov(x, rowvar=False)}
+    np.savez(tmp_path / "openai.npz", arr_0=pictures(2, 40).permute(0, 2, 3, 1).numpy(), **moments)
+    counts = []
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        counts.append(len(images))
+        return with_toy.extract(images)
+
+    monkeypatch.setattr(module, "load_inception", lambda *_: replace(with_toy, extract=extract))
+    result = evaluate(EvaluateConfig(str(tmp_path / "samples"), str(tmp_path / "openai.npz"), metrics))
+    assert result.missing == []
+    assert sum(counts) == seen
 
 
 def test_without_inception_weights_digits_have_the_distance_of_their_classifier(without_weights, tmp_path):

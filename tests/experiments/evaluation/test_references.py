@@ -73,7 +73,10 @@ def test_many_images_are_measured_part_by_part(toy, pictures, tmp_path, monkeypa
     parts = open_it(tmp_path / "arr.npz", toy)
     assert parts.images == 50
     assert torch.equal(parts.features, whole.features[:20])
-    np.testing.assert_allclose(parts.moments["pool"].cov, whole.moments["pool"].cov, rtol=1e-11)
+    for layer in ("pool", "spatial"):
+        assert parts.moments[layer].count == 50
+        np.testing.assert_allclose(parts.moments[layer].mean, whole.moments[layer].mean, rtol=1e-12)
+        np.testing.assert_allclose(parts.moments[layer].cov, whole.moments[layer].cov, rtol=1e-11)
 
 
 def test_our_statistics_are_read_by_us_and_by_others(toy, pictures, openai, tmp_path):

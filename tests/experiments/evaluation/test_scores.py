@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from configs import InputError
 from experiments.evaluation.evaluator import Evaluator
 from experiments.evaluation.frechet import FeatureStatistics, Gaussian, frechet_distance
 from experiments.evaluation.references import Reference
@@ -106,6 +107,18 @@ def test_precision_and_recall_ask_for_the_third_neighbours_ball():
     expected = inside(samples.numpy(), real.numpy()), inside(real.numpy(), samples.numpy())
     assert precision_recall(samples, real) == pytest.approx(expected, abs=1e-6)
     assert expected[0] != expected[1]
+
+
+@pytest.mark.parametrize(("metric", "least"), [(kernel_distance, 2), (precision_recall, 4)])
+def test_a_metric_of_two_sets_takes_as_few_images_as_define_it(metric, least):
+    """Of one image there are no pairs, and of three none has a third neighbour."""
+    pytest.importorskip("torch_fidelity")
+    x, y = features(0, least, 4), features(1, 10, 4)
+    for pair in ((x, y), (y, x)):
+        assert all(np.isfinite(metric(*pair)))
+    for pair in ((x[1:], y), (y, x[1:])):
+        with pytest.raises(InputError, match=f"at least {least} images, not {least - 1}"):
+            metric(*pair)
 
 
 # --- all of them

@@ -1,5 +1,7 @@
 """The paper's tables on another model, and with another number of steps."""
 
+from dataclasses import replace
+
 import pytest
 
 from configs import InputError
@@ -73,6 +75,14 @@ def test_sections_that_become_equal_are_run_once():
     names = [section.name for section in transferred.table.sections]
     assert names == ["mnist32 in place of CIFAR-10 32x32", "mnist32 in place of LSUN Bedroom 256x256"]
     assert any("LSUN Church 256x256 is left out" in note for note in transferred.notes)
+
+
+def test_sections_that_the_table_itself_repeats_stay():
+    table = load_table("table2")
+    first = table.sections[0]
+    twice = replace(table, sections=[first, replace(first, name="again")])
+    assert [section.name for section in transfer(twice, {"num_images": 7}).table.sections] == [first.name, "again"]
+    assert len(transfer(twice, {"steps": 50}).table.sections) == 1
 
 
 def test_what_is_counted_in_steps_scales_with_them():

@@ -2,13 +2,16 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_networks import GUIDED
 
 import configs
 import models
@@ -36,7 +39,7 @@ from experiments.planning.end_error import EndError, mean_psnr, squared_errors
 from experiments.planning.fitting import NormalEquations, Teacher, _solve, fit
 from experiments.planning.naming import words
 from experiments.planning.search import CLOSED_FORMS, Search, Trial
-from experiments.planning.tuning import tuned
+from experiments.planning.tuning import tune, tuned
 from experiments.runs.run import SampleConfig, run
 from samplers import DiffusionConfig, Sampler, SamplerConfig
 
@@ -313,6 +316,18 @@ def test_adaptive_policies_are_tuned_to_the_budget(pipeline, sampler):
     assert not list(tuned(error, Budget(budget.costs, 0.2), branch=1, interval=1, count=2))[2:], "max_age forbids it"
 
 
+@pytest.mark.parametrize("needed", [0.0123, 0.07, 1.7, 31.0])
+def test_a_limit_is_found_to_three_parts_in_a_thousand(pipeline, needed):
+    class Stepwise:
+        """In the place of EndError: limits below `needed` refresh always, all others never."""
+
+        def adaptive(self, policy, forecaster, count):
+            return SimpleNamespace(depths=Counter([1 if policy.threshold >= needed else None]), errors=[1e-3])
+
+    found = tune(Stepwise(), Budget(pass_costs(pipeline.unet.config), 0.7), Threshold, Reuse(), count=1)
+    assert needed <= found.policy.threshold <= 1.003 * needed
+
+
 def test_squared_errors_are_on_the_scale_of_zero_to_one():
     assert squared_errors(torch.ones(2, 1, 2, 2), -torch.ones(2, 1, 2, 2)) == [1.0, 1.0]
 
@@ -346,3 +361,16 @@ def test_the_teacher_knows_the_true_feature(pipeline, sampler):
     # Three times the same input: every stored feature is the true one.
     assert equations.cross == pytest.approx(np.diag(equations.gram))
     assert equations.gram[0, 0] == pytest.approx(float(tapped[1].square().sum()), rel=1e-4)
+
+
+def test_the_teacher_knows_the_feature_of_the_same_condition():
+    network = models.load("random", GUIDED)
+    teacher = Teacher(network, Explicit(entries=[None, 0, 1]), Reuse())
+    x, t, labels = torch.randn(2, 3, 16, 16), torch.tensor([500, 500]), torch.tensor([1, 3])
+    with torch.inference_mode():
+        teacher.begin(3)
+        for _ in range(3):
+            teacher(x, t, labels)
+    assert set(teacher.equations) == {"1:0", "2:1"}
+    for equations in teacher.equations.values():  # of the same input: what is stored is what is true
+        assert equations.cross == pytest.approx(np.diag(equations.gram))

@@ -112,6 +112,36 @@ def test_it_is_measured_on_the_pipeline_itself(pipeline, sampler):
     assert auto_batch_size(pipeline, sampler, [UNCACHED], 3) == 3
 
 
+def test_a_trial_holds_what_two_steps_of_a_batch_leave_and_decodes_one_image(pipeline, sampler, monkeypatch):
+    """A second step meets the stores that the first one filled; any more hold nothing more."""
+    evaluated, decoded = [], []
+    monkeypatch.setattr(pipeline, "decode", lambda x: decoded.append(len(x)))
+    network = pipeline.engine.network(UNCACHED)
+    hook = network.register_forward_pre_hook(lambda _, inputs: evaluated.append(len(inputs[0])))
+    with hook:
+        batch_size.trial(pipeline, sampler, [UNCACHED], 3)
+    assert evaluated == [3, 3]
+    assert decoded == [1]
+
+
+def test_programs_wait_for_the_batch_that_is_found(tiny, sampler, monkeypatch):
+    """They are for one shape of batch, so trials of others run uncompiled, on a table of all the timesteps."""
+    measured = []
+
+    def peak(pipeline, sampler, chosen, batch):
+        assert not pipeline.config.compile
+        batch_size.trial(pipeline, sampler, chosen, batch)
+        measured.append(batch)
+        return batch
+
+    monkeypatch.setattr(batch_size, "can_measure", lambda device: True)
+    monkeypatch.setattr(batch_size, "peak", peak)
+    compiled = load_pipeline("random", tiny, PipelineConfig(compile=True))
+    assert auto_batch_size(compiled, sampler, [UNCACHED], 3) == 3
+    assert measured == [1, 1, 2]
+    assert len(compiled.unet.run) == 0
+
+
 def settings(out, **others):
     return SampleConfig(
         checkpoint="random", sampler=SamplerConfig(steps=2), policy={"name": "uniform", "interval": 2, "branch": 0},

@@ -32,13 +32,14 @@ def test_differences_are_as_bright_as_the_largest_allows(tmp_path, greys, shown)
     assert grid(tmp_path, *greys).tolist() == shown
 
 
-def test_a_few_large_differences_do_not_hide_the_others(tmp_path):
+@pytest.mark.parametrize(("large", "gain"), [(2, 64), (81, 64), (82, 1)])
+def test_large_differences_in_two_per_cent_of_the_pixels_do_not_hide_the_others(tmp_path, large, gain):
     images = torch.zeros(2, 1, SIZE, SIZE, dtype=torch.uint8)
     images[1] = 3
-    images[1, :, 0, :2] = 255
+    images[1].view(-1)[:large] = 255  # of 4096
     save_comparison([("a", images[:1]), ("b", images[1:])], True, tmp_path / "grid.png")
     pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("L"))
-    assert pixels[-GAP - SIZE // 2, LABEL_WIDTH + SIZE // 2] == 3 * 64
+    assert pixels[-GAP - SIZE // 2, LABEL_WIDTH + SIZE // 2] == 3 * gain
 
 
 def test_without_a_reference_there_are_no_differences(tmp_path):

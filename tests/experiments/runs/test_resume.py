@@ -197,6 +197,18 @@ def test_what_is_damaged_is_noticed_and_made_again(model, tmp_path, capsys, stor
     assert {path: path.stat().st_mtime_ns for path in others} == others  # nothing else was touched
 
 
+@pytest.mark.parametrize("lost", ["*/000002.png", "blocks/000000.json"])
+def test_a_block_that_is_made_again_keeps_images_that_are_not_asked_for(model, tmp_path, lost):
+    """Those that its record promises, and those that are there without a record."""
+    out = tmp_path / "out"
+    sampled(model, out, num_images=3, batch_size=4)
+    for path in out.glob(lost):
+        path.unlink()
+    sampled(model, out, num_images=1, batch_size=4)
+    assert json.loads((out / "blocks" / "000000.json").read_text())["seeds"] == [0, 1, 2]
+    assert sorted(path.name for path in (out / CACHED).iterdir()) == ["000000.png", "000001.png", "000002.png"]
+
+
 def test_a_record_that_was_edited_is_noticed(model, tmp_path, capsys):
     whole = sampled(model, tmp_path / "out", num_images=4)
     record = tmp_path / "out" / "blocks" / "000002.json"

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image, ImageFont
 
 import configs
-from caching import POLICIES, Lagrange, Reuse, SavedPlan, full_evals, pass_costs
+from caching import NULL, POLICIES, Lagrange, Reuse, SavedPlan, full_evals, pass_costs
 from configs import InputError
 from experiments.cli import main
 from experiments.grid import expand, folder_name, label, strategies
 from experiments.model import model_config
 from experiments.runs import comparison, making
+from experiments.runs.blocks import Part
 from experiments.runs.run import SampleConfig, prepare, run, sampler_of
+from experiments.runs.summarise import Gathered
 from experiments.runs.world import World
 from samplers import NUM_SEEDS, DiffusionConfig, Sampler, SamplerConfig
 
@@ -103,6 +105,20 @@ def test_images_that_are_not_finite_are_refused_and_not_stored(tiny, tmp_path, m
     assert {path.parent.name for path in (tmp_path / "out").rglob("*.png")} <= set(stored)
     monkeypatch.undo()
     assert run(config_of(tiny, tmp_path)).rows[1].ssim_mean < 1  # nothing of the block counted as made
+
+
+def test_a_summary_is_of_the_images_asked_for_alone():
+    """A block may store others, too; adaptive policies give each a trace of its own, others all of them the same."""
+    full, partial, null = (None, None), (None, 1), (None, NULL)
+    of_block = Part(
+        seconds=1.0, decoding=1.0, traces=[full, partial, null], uncond_traces=[partial], guidance=(),
+        psnr=[10.0, 11.0, 12.0], ssim=[0.0, 0.1, 0.2], files={},
+    )  # fmt: skip
+    gathered = Gathered()
+    gathered.add(of_block, [0, 2])
+    assert gathered.traces == [full, null]
+    assert gathered.uncond_traces == [partial, partial]
+    assert (gathered.psnr, gathered.ssim) == ([10.0, 12.0], [0.0, 0.2])
 
 
 def test_labels_of_the_grid_stay_beside_the_images():
@@ -317,7 +333,7 @@ def test_another_policy_starts_its_settings_afresh():
         (["sampler.name=dim"], "did you mean 'ddim'"),
         (["checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
         (["num_images=0"], "num_images must be at least 1"),
-        (["seed=4294967290"], "the seeds of 16 images must lie in 0..4294967295"),
+        (["seed=4294967281"], "the seeds of 16 images must lie in 0..4294967295"),
         (["seed=-1"], "seed=-1 does not leave room"),
         (["num_images=many"], "num_images"),
         (["model=cifar11"], "did you mean 'cifar10'"),

@@ -135,6 +135,15 @@ def test_folders_that_hold_no_set_end_in_one_sentence(tmp_path, fill, sentence):
     assert not (tmp_path / "all.npz").exists()
 
 
+def test_a_run_whose_records_lack_labels_is_not_collected(made, tmp_path):
+    """Labels of seven images' neighbours, in a file that does not say so, would be taken for theirs."""
+    folder = made("png")
+    (folder / "blocks" / "000003.json").unlink()
+    with pytest.raises(InputError, match="holds 7 images, but 4 labels; let its run be finished"):
+        collect(CollectConfig(str(folder), str(tmp_path / "all.npz")))
+    assert not (tmp_path / "all.npz").exists()
+
+
 def test_out_must_be_an_npz_file(made, tmp_path):
     with pytest.raises(InputError, match=r"name of an \.npz file"):
         collect(CollectConfig(str(made("png")), str(tmp_path / "all.zip")))

@@ -139,6 +139,24 @@ def test_training_again_gives_the_same_weights(trained):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_digits_are_learned_with_a_little_grain(tmp_path, monkeypatch):
+    """Of any strength up to a tenth of black to grey: as much as is left in samples, not as much as hides a stroke."""
+    grey, labels = np.full((256, 28, 28), 128, np.uint8), np.arange(256) % 10
+    np.savez(tmp_path / "a.npz", train_images=grey, train_labels=labels, test_images=grey, test_labels=labels)
+    seen = []
+
+    def watched(x, target):
+        seen.append(x[:, 0, 8:24, 8:24].flatten(1).std(1))
+        return add_non_digits(x, target)
+
+    monkeypatch.setattr("experiments.training.train_classifier.add_non_digits", watched)
+    train_classifier(TrainClassifierConfig(str(tmp_path / "a.npz"), epochs=1, out=str(tmp_path / "a.safetensors")))
+    strengths = torch.cat(seen)
+    assert 0.09 < strengths.max() < 0.11
+    assert strengths.mean() == pytest.approx(0.05, abs=0.01)
+    assert strengths.min() < 0.01
+
+
 def test_without_images_that_are_no_digits_it_is_surer_of_them(trained):
     surer = trained.with_name("surer.safetensors")
     train_classifier(

@@ -219,6 +219,13 @@ def test_a_state_of_another_network_is_refused_with_the_difference(config, train
         train(config)
 
 
+def test_a_state_of_another_diffusion_is_refused_with_the_difference(config, trainer):
+    trainer.save(Path(config.out) / "state.pt")
+    Path(config.model).write_text(TINY.replace("num_timesteps: 5", "num_timesteps: 5, schedule: cosine"))
+    with pytest.raises(InputError, match=r"\(diffusion\.schedule is linear there and cosine here\)"):
+        train(config)
+
+
 def test_a_state_of_fewer_images_is_refused_with_the_difference(config, trainer):
     trainer.save(Path(config.out) / "state.pt")
     np.savez(config.data, train_images=np.zeros((12, 4, 4), np.uint8))
