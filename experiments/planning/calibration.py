@@ -22,7 +22,7 @@ from experiments.model import model_config, pick_device
 from experiments.pipeline import Pipeline, load_pipeline
 from experiments.planning import pictures
 from experiments.planning.end_error import EndError, mean_psnr
-from experiments.planning.naming import describe_forecaster, words
+from experiments.planning.naming import settings_of, words
 from experiments.planning.search import CalibrateConfig, Search, Trial
 from experiments.planning.tuning import Tuned, tuned
 from experiments.plugins import words_of
@@ -105,7 +105,7 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     checked = mean_psnr(check(best.plan, best.forecaster))
     SavedPlan(
         entries=list(best.plan),
-        forecaster=describe_forecaster(best.forecaster),
+        forecaster=settings_of(best.forecaster),
         made_for=trajectories,
         record={
             "model": Path(config.model).stem,

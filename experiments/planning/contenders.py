@@ -31,7 +31,7 @@ from configs import InputError
 from experiments.grid import Strategy, label, strategies
 from experiments.model import ModelConfig
 from experiments.pipeline import PipelineConfig
-from experiments.planning.naming import describe_adaptive, describe_forecaster, words
+from experiments.planning.naming import settings_of, words
 from experiments.plugins import code_of
 from samplers import DiffusionConfig, Sampler, SamplerConfig
 
@@ -55,10 +55,10 @@ class Contender:
 
     def identity(self, num_evals: int) -> dict[str, Any]:
         """All that the row's figures depend on, besides checkpoint and images."""
-        what = asdict(self) | {"forecaster": describe_forecaster(self.forecaster) | code_of(type(self.forecaster))}
+        what = asdict(self) | {"forecaster": settings_of(self.forecaster) | code_of(type(self.forecaster))}
         del what["policy"]
         if isinstance(self.policy, AdaptivePolicy):
-            return what | {"policy": describe_adaptive(self.policy) | code_of(type(self.policy))}
+            return what | {"policy": settings_of(self.policy) | code_of(type(self.policy))}
         return what | {"plan": plan_of(self.policy, num_evals)}
 
 

@@ -18,7 +18,7 @@ from caching import AdaptivePolicy, Depth, Explicit, Forecaster, Plan, Policy
 from experiments.digest import json_digest
 from experiments.grid import UNCACHED, Strategy
 from experiments.pipeline import Pipeline
-from experiments.planning.naming import describe_forecaster
+from experiments.planning.naming import settings_of
 from experiments.plugins import code_of
 from experiments.runs.sampling import Run, batches, sample_batch
 from samplers import Sampler
@@ -93,7 +93,7 @@ class EndError:
         self, what: Mapping[str, Any], policy: Policy | AdaptivePolicy, forecaster: Forecaster, count: int | None
     ) -> Measured:
         seeds = self.seeds[:count]
-        described = describe_forecaster(forecaster) | code_of(type(forecaster))
+        described = settings_of(forecaster) | code_of(type(forecaster))
         key = self._key({**what, "forecaster": described, "seeds": seeds})
         if key not in self._known:
             x, depths = self._sample(Strategy("plan", policy, forecaster), seeds)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.planning.contenders import GROUPS, OWN
+from experiments.reports.colours import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILION
 from experiments.reports.tables import markdown
 
 TITLE = "Nearer to the uncached image at the same cost"
@@ -26,15 +27,15 @@ class Style(NamedTuple):
     width: float = 1.2
 
 
-# Colours that the colour-blind tell apart (Okabe and Ito 2008), and a marker each for those who print in grey.
+# And a marker each, for those who print in grey.
 STYLES = {
-    "fewer steps": Style("#0072B2", "s"),
+    "fewer steps": Style(BLUE, "s"),
     "reuse": Style("#8C8C8C", "X"),
-    "forecasts": Style("#56B4E9", "^"),
-    "adaptive": Style("#CC79A7", "D"),
-    "null steps": Style("#009E73", "v"),
-    "calibrated": Style("#D55E00", "o", 2.2),
-    OWN: Style("#000000", "*", 1.6),
+    "forecasts": Style(SKY, "^"),
+    "adaptive": Style(PURPLE, "D"),
+    "null steps": Style(GREEN, "v"),
+    "calibrated": Style(VERMILION, "o", 2.2),
+    OWN: Style(BLACK, "*", 1.6),
 }
 
 EXPLANATIONS = (

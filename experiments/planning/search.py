@@ -37,7 +37,7 @@ from experiments.pipeline import Pipeline
 from experiments.planning.drift import measure_drift
 from experiments.planning.end_error import EndError, mean_psnr
 from experiments.planning.fitting import fit
-from experiments.planning.naming import describe_forecaster
+from experiments.planning.naming import settings_of
 from experiments.planning.tuning import check_uncompiled
 from experiments.runs.batch_size import AUTO
 from experiments.runs.run import SampleConfig
@@ -94,7 +94,7 @@ class Trial(NamedTuple):
         return {
             "name": self.name,
             "entries": list(self.plan),
-            "forecaster": describe_forecaster(self.forecaster),
+            "forecaster": settings_of(self.forecaster),
             "psnr": self.psnr,
         }
 

@@ -12,7 +12,7 @@ from caching import Adaptive, AdaptivePolicy, Budget, Forecaster, Lagrange, Reus
 from configs import InputError
 from experiments.engine import EngineConfig
 from experiments.planning.end_error import EndError, mean_psnr
-from experiments.planning.naming import describe_adaptive, describe_forecaster
+from experiments.planning.naming import settings_of
 
 LIMITS = (1e-3, 1e2)  # between which thresholds and bounds are sought
 ROUNDS = 12  # halvings of their logarithms: to 0.3%
@@ -29,8 +29,8 @@ class Tuned(NamedTuple):
     def record(self) -> dict[str, Any]:
         """As a plan file holds it."""
         return {
-            "policy": describe_adaptive(self.policy),
-            "forecaster": describe_forecaster(self.forecaster),
+            "policy": settings_of(self.policy),
+            "forecaster": settings_of(self.forecaster),
             "price": self.price,
             "psnr": self.psnr,
         }

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from experiments.reports.colours import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from experiments.rows.measures import Measure
 
-# Okabe & Ito's colours, but for black and yellow.
-CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 MARKERS = "osD^vPX*<>"
 LOG_FROM = 8.0  # an axis whose values span a larger factor is logarithmic
 

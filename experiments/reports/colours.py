@@ -1,0 +1,10 @@
+"""Colours that people of any colour vision tell apart: Okabe & Ito 2008, "Color Universal Design"."""
+
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+GREEN = "#009E73"
+PURPLE = "#CC79A7"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+YELLOW = "#F0E442"
+BLACK = "#000000"
