@@ -104,10 +104,11 @@ def _configuration(
             layers[default].pop(name, None)
     for key in given.keys() & set(options.unused(schema)):
         raise InputError(f"{key} changes nothing here; leave it out")
-    is_other = first is None and default in CONFIGURATIONS and given.get("model", default) in CONFIGURATIONS - {default}
+    model = str(given.get("model", default))
+    is_other = first is None and default in CONFIGURATIONS and model in CONFIGURATIONS - {default}
     if is_other and is_first():
-        print(f"{given['model']} is sampled with the settings of {default}; its own are those of the configuration "
-              f"{given['model']}, named in front of all keys", file=sys.stderr)  # fmt: skip
+        print(f"{model} is sampled with the settings of {default}; its own are those of the configuration "
+              f"{model}, named in front of all keys", file=sys.stderr)  # fmt: skip
     if argument is not None and first is not None:
         given = {argument: first, **given}
     layers["the command line"] = given

@@ -90,8 +90,8 @@ def default_forecaster(policy: Policy | AdaptivePolicy, sampler: Sampler) -> dic
     Where every step adds fresh noise a feature is partly noise, which extrapolation amplifies: reuse. Along
     deterministic trajectories features are smooth, and the more full passes they are known from, the higher the degree
     that foretells them best, whichever sampler, steps and spacing there are: a line, from 12 on a parabola. The deeper
-    a branch, the more it takes: with fewer full passes than its number, reuse. (Measured on the bundled digits:
-    configs/sweeps/default_forecast.yaml)
+    a branch, the more it takes: with fewer full passes than its number, reuse; of several branches the outermost
+    counts. (Measured on the bundled digits, around one branch: configs/sweeps/default_forecast.yaml)
     """
     if sampler.config.is_stochastic:
         return {"name": "reuse"}

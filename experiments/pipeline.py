@@ -27,9 +27,9 @@ from samplers import Denoiser, GuidanceConfig, GuidancePlan, ImageNoise, Sampler
 class PipelineConfig(EngineConfig):
     """What images are made of, besides their seeds."""
 
-    labels: list[int] | None = None  # class-conditional models: image i takes its turn; null: drawn from its seed
+    labels: list[int] | None = None  # class-conditional models: that of seed s is entry s mod their number; null: drawn
     prompt: str | None = None  # text models: of every image,
-    prompts: str | None = None  # or a text file with one prompt per line; image i takes its turn
+    prompts: str | None = None  # or a text file, one per line: that of seed s is line s mod their number
     negative_prompt: str | None = None  # that guidance leads away from, of every image; null: the empty one
     tokenizer: str | None = None  # folder or hub repository; null: the checkpoint's own, else the configuration's
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
@@ -102,10 +102,9 @@ class Pipeline:
         unet = self.engine.network(strategy)
         return [cached_denoiser(unet, strategy.policy, strategy.forecaster, rows) for _ in range(calls)]
 
-    def costs(self, strategy: Strategy | None = None) -> PassCosts:
-        """What passes at this size cost: under `strategy`, as the engine runs them; None is as the paper does."""
-        costs = pass_costs(self.unet.config, self.shape[1:], self.context_length)
-        return costs.split if strategy and self.engine.splits(strategy) else costs
+    def costs(self) -> PassCosts:
+        """What passes at this size cost, as the paper counts."""
+        return pass_costs(self.unet.config, self.shape[1:], self.context_length)
 
     def noise(self, seeds: Sequence[int]) -> ImageNoise:
         return ImageNoise(seeds, self.shape, self.device)

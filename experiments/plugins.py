@@ -42,6 +42,17 @@ def load(files: Sequence[str]) -> None:
             raise InputError(f"{path}{_line(path, error)}: {error}") from error
         except Exception as error:
             raise InputError(f"{path}{_line(path, error)} fails with {type(error).__name__}: {error}") from error
+        _check_neighbours(path)
+
+
+def _check_neighbours(path: Path) -> None:
+    """Raises InputError where a file imported another module than the one that lies beside it: Python knows one of a
+    name."""
+    for name in _imported(ast.parse(path.read_bytes()), ""):
+        beside, module = path.resolve().parent / f"{name}.py", sys.modules.get(name)
+        if module is not None and beside.is_file() and Path(module.__file__ or "").resolve() != beside:
+            raise InputError(f"{path} imports {name}, but not {beside}: {module.__file__} has that name as well; give "
+                             "one of them another")  # fmt: skip
 
 
 def code_of(*classes: type) -> dict[str, Any]:
@@ -90,7 +101,7 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
             name = "." * node.level + (node.module or "")
             name = importlib.util.resolve_name(name, package) if node.level else name
             yield from (name, *(f"{name}.{alias.name}" for alias in node.names))

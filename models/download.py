@@ -8,6 +8,7 @@ import re
 import shutil
 import urllib.request
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
@@ -62,6 +63,11 @@ def digest(file: Path, algorithm: str) -> str:
     read."""
     about = file.stat()
     return _digest(file, algorithm, about.st_mtime_ns, about.st_size)
+
+
+def together(digests: Sequence[str]) -> str:
+    """One digest for files that belong together: of one its own, of none ""."""
+    return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @cache

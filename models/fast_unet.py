@@ -90,43 +90,13 @@ class SplitUNet(FastUNet):
                 entry = self.down[0].conv if branch == 0 else None
                 self.splits[str(branch)] = SplitConsumer(self.up[branch], entering, entry)
 
-    def run(
-        self,
-        x: Tensor,
-        emb: Tensor,
-        context: Bound | None,
-        branch: int | None,
-        feature: Feature | None,
-        taps: Sequence[int],
-    ) -> tuple[Tensor, dict[int, Feature]]:
-        """As UNet.run, with x at hand where the outermost skip is consumed."""
-        last = self.num_branches - 1 if branch is None else branch
-        skips = self.descend(x, emb, context, 0, last + 1)
-        h = self.middle(skips[-1], emb, context) if branch is None else feature
-        h, tapped = self.ascend(h, skips, emb, context, taps=taps, x=x)
-        return self.head(h), tapped
+    def kept(self, i: int, h: Feature) -> Feature:
+        """As UNet.kept: the parts, which go on as they will be used. No work is done twice."""
+        is_whole = str(i) in self.splits and not isinstance(h, PartialSums)
+        return self.splits[str(i)].keep(h) if is_whole else h
 
-    def ascend(
-        self,
-        h: Feature,
-        skips: Sequence[Tensor],
-        emb: Tensor,
-        context: Bound | None,
-        stop: int = 0,
-        taps: Sequence[int] = (),
-        x: Tensor | None = None,
-    ) -> tuple[Tensor, dict[int, Feature]]:
-        """As UNet.ascend. What is tapped is split, and goes on as it will be used: no work is done twice.
-
-        x: what the outermost skip was made from, where it is at hand.
-        """
-        tapped: dict[int, Feature] = {}
-        for i in reversed(range(stop, stop + len(skips))):
-            if i in taps:
-                is_whole = str(i) in self.splits and not isinstance(h, PartialSums)
-                h = tapped[i] = self.splits[str(i)].keep(h) if is_whole else h
-            if isinstance(h, PartialSums):
-                h = self.splits[str(i)](h, skips[i - stop], emb, context, x if i == 0 else None)
-            else:
-                h = self.up[i](h, skips[i - stop], emb, context)
-        return h, tapped
+    def consume(self, i: int, h: Feature, skip: Tensor, emb: Tensor, context: Bound | None, x: Tensor | None) -> Tensor:
+        """As UNet.consume, of the parts or of the feature itself."""
+        if isinstance(h, PartialSums):
+            return self.splits[str(i)](h, skip, emb, context, x if i == 0 else None)
+        return super().consume(i, h, skip, emb, context, x)

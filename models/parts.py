@@ -16,7 +16,7 @@ from models.autoencoder import FirstStage, first_stage
 from models.checkpoint import Provenance, assign, finish, naming, random, read_for, seeded, unet_from, without_weights
 from models.conditioning import ClassEmbedder, ClassesConfig, ConditioningConfig, TextConfig
 from models.config import FirstStageConfig
-from models.download import fetch, fetch_parts
+from models.download import fetch, fetch_parts, together
 from models.hub import fetch_tokenizer
 from models.known import Config, PartsConfig, check_agrees, same, settle
 from models.part import CONDITIONER, FIRST_STAGE, UNET, Part, only_section, section
@@ -38,11 +38,27 @@ class Parts:
     first_stage: FirstStage | None = None
     conditioner: Conditioner | None = None
 
+    @property
+    def sha256(self) -> str:
+        """Of the file that holds all weights, or of the files together; "" of random weights."""
+        return _digest_of(self.unet, self.first_stage, self.conditioner)
+
+    @property
+    def trajectory_sha256(self) -> str:
+        """The same of what trajectories depend on: of all but the first stage, which decodes where they end."""
+        return _digest_of(self.unet, self.conditioner)
+
     def __post_init__(self) -> None:
         taken = self.unet.config.context_dim
         if self.conditioner is not None and self.conditioner.config.dim != taken:
             raise InputError(f"the conditioner makes contexts {self.conditioner.config.dim} wide, but the U-Net takes "
                              f"{'none' if taken is None else f'them {taken} wide'}")  # fmt: skip
+
+
+def _digest_of(*networks: UNet | FirstStage | Conditioner | None) -> str:
+    sources = (network.provenance for network in networks if network is not None)
+    digests = {source.file: source.sha256 for source in sources if source.file is not None}
+    return together(list(digests.values()))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ def is_amd() -> bool:
     return "AuthenticAMD" in (field("vendor_id") or platform.processor())
 
 
+def name() -> str:
+    """As people call it."""
+    return field("model name") or platform.processor() or platform.machine()
+
+
 def field(name: str) -> str:
     """What Linux says of the first processor under this name ("vendor_id", "model name"); "" where it says nothing."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []

@@ -91,7 +91,7 @@ class UNet(nn.Module):
         last = self.num_branches - 1 if branch is None else branch
         skips = self.descend(x, emb, context, 0, last + 1)
         h = self.middle(skips[-1], emb, context) if branch is None else feature
-        h, tapped = self.ascend(h, skips, emb, context, taps=taps)
+        h, tapped = self.ascend(h, skips, emb, context, taps=taps, x=x)
         return self.head(h), tapped
 
     def embed(self, t: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -128,18 +128,32 @@ class UNet(nn.Module):
         context: Tensor | None,
         stop: int = 0,
         taps: Sequence[int] = (),
+        x: Tensor | None = None,
     ) -> tuple[Tensor, dict[int, Feature]]:
         """Runs up[i] from the innermost of `skips` out to `stop` -> what leaves up[stop], {tap: entering feature}.
 
         h: what enters the innermost; skips: those of the branches stop, stop + 1, …, as `descend` returns them. What
-        leaves up[stop] is what enters up[stop - 1], or the head.
+        leaves up[stop] is what enters up[stop - 1], or the head. x: what the outermost skip was made from, where it is
+        at hand.
         """
         tapped: dict[int, Feature] = {}
         for i in reversed(range(stop, stop + len(skips))):
             if i in taps:
-                tapped[i] = h
-            h = self.up[i](h, skips[i - stop], emb, context)
+                h = tapped[i] = self.kept(i, h)
+            h = self.consume(i, h, skips[i - stop], emb, context, x)
         return h, tapped
+
+    # What networks do otherwise that keep something else of a feature than the feature itself.
+
+    def kept(self, i: int, h: Feature) -> Feature:
+        """What is kept of the feature that enters up[i], and goes on."""
+        return h
+
+    def consume(
+        self, i: int, h: Feature, skip: Tensor, emb: Tensor, context: Tensor | None, x: Tensor | None
+    ) -> Tensor:
+        """Runs up[i]. x: see `ascend`."""
+        return self.up[i](h, skip, emb, context)
 
     def head(self, h: Tensor) -> Tensor:
         """What leaves up[0] -> eps (B, out_channels, H, W)."""

@@ -18,7 +18,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 # eps = denoiser(x, t, cond): cond (B,) int64 class labels, (B, L, D) cross-attention context, or None
 ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-# The next standard normal draw, shaped as x. Samplers draw only where the noise has a weight above 0.
+# The next standard normal draw, shaped as x. Samplers draw only where they add noise.
 Noise = Callable[[], Tensor]
 
 

@@ -171,7 +171,7 @@ def hardware(device: torch.device) -> str:
     """The name of the processor that computes."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return processor.field("model name") or platform.processor() or platform.machine()
+    return processor.name()
 
 
 def _calls(built: Iterable[Built], tasks: Iterable[Task]) -> dict[Any, Callable[[], object]]:

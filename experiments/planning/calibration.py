@@ -30,8 +30,6 @@ from experiments.reports.tables import markdown
 from experiments.runs.run import SampleConfig, sampler_of
 from samplers import Sampler
 
-STAYS = "the plan that was there"
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -83,18 +81,12 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     path = Path(config.plan or f"plans/{default_name(config, budget.limit)}.json")
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     error = EndError(pipeline, sampler, seeds, config.batch_size, path.with_suffix(".trials.jsonl"))
-    trajectories = config.trajectories(pipeline.unet.provenance.sha256, sampler)
+    trajectories = config.trajectories(pipeline.parts.trajectory_sha256, sampler)
     there = PlanFile(str(path)) if path.exists() else None
     if there is not None:
         there.check(trajectories)
     search = Search(config, pipeline, sampler, error, budget)
-    found = [search.run()]
-    if there is not None:
-        found.append(search.measure(STAYS, there.saved.plan, there.forecaster))
-    baselines = list(search.baselines())
-    own = list(search.with_own_forecasters(found[0]))
-    best = max((trial for trial in (*found, *own, *baselines) if search.allows(trial.plan)), key=lambda one: one.psnr)
-    rows = [*baselines, best]
+    best, baselines, own = search.run(there)
     adaptive = []
     if search.uniform is not None:
         interval, branch = search.uniform
@@ -115,10 +107,11 @@ def calibrate(config: CalibrateConfig) -> Calibration:
             "seeds": {"calibration": [seeds.start, seeds.stop], "fresh": [fresh.start, fresh.stop]},
             "trials": search.measured,
             "uniform": search.uniform,
-            "compared": [trial.record() for trial in rows[:-1]],
+            "compared": [trial.record() for trial in baselines],
             "adaptive": [policy.record() for policy in adaptive],
         },
     ).save(path)
+    rows = [*baselines, best]
     compared = {f"{trial.name}, {trial.psnr:.1f} dB": trial.plan for trial in rows}
     save_figure(pictures.strips(compared), path.with_suffix(".png"))
     priced = [(trial, budget.price(trial.plan)) for trial in (*own, *rows)]

@@ -142,7 +142,7 @@ def own_rows(
         where = f"also[{number}]"
         if not isinstance(entry, Mapping):
             raise InputError(f"{where} must be a mapping {{policy: ..., forecaster: ...}}, not {entry!r}")
-        idea, refusals = configs.parse(Idea, entry, where=where), {}
+        idea, refusals = configs.parse(Idea, entry, where=where), []
         for setting, checkpoint in settings:
             sampler = Sampler(setting, model.diffusion)
             trajectories = pipeline.trajectories(checkpoint, sampler)
@@ -151,16 +151,16 @@ def own_rows(
                 for strategy in chosen:
                     _check_fit(strategy, trajectories, model.network.num_branches)
             except InputError as error:
-                refusals[setting_name(setting)] = error
+                refusals.append(f"{setting_name(setting)}: {error}")
                 continue
             for strategy in chosen:
                 if isinstance(strategy.policy, PlanFile):
                     check_seeds(strategy.policy.saved, strategy.policy.file, num_images)
                 yield Contender(setting, None, OWN, strategy.name, setting, *strategy[1:3]), checkpoint
         if len(refusals) == len(settings):
-            raise InputError(f"{where} fits no setting; {next(iter(refusals))}: {next(iter(refusals.values()))}")
-        for name, error in refusals.items():
-            print(f"{where} is left out of {name}: {error}", file=sys.stderr)
+            raise InputError(f"{where} fits no setting; {refusals[0]}")
+        for refusal in refusals:
+            print(f"{where} is left out of {refusal}", file=sys.stderr)
 
 
 def check_seeds(saved: SavedPlan, file: str, num_images: int) -> None:
@@ -171,8 +171,10 @@ def check_seeds(saved: SavedPlan, file: str, num_images: int) -> None:
 
 
 def setting_name(setting: SamplerConfig) -> str:
-    """A setting as rows hold it, e.g. "ddim 100 uniform"."""
-    return f"{setting.name} {setting.steps} {setting.spacing}"
+    """A setting as rows hold it, e.g. "ddim 100 uniform"; with what else is not as usual: "…, final=first"."""
+    usual = asdict(SamplerConfig(setting.name, setting.steps, setting.spacing))
+    others = [f"{key}={value}" for key, value in asdict(setting).items() if value != usual[key]]
+    return ", ".join([f"{setting.name} {setting.steps} {setting.spacing}", *others])
 
 
 def _check_fit(strategy: Strategy, trajectories: MadeFor, num_branches: int) -> None:

@@ -71,7 +71,7 @@ class EndError:
         self.seeds, self.batch_size = list(seeds), batch_size
         self.journal = journal
         self._identity = {
-            "checkpoint": pipeline.unet.provenance.sha256,
+            "checkpoint": pipeline.parts.trajectory_sha256,
             "pipeline": {**asdict(pipeline.config.of_images), "prompts": pipeline.prompts},
             "network": asdict(pipeline.unet.config),
             "sampler": asdict(sampler.config),

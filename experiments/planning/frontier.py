@@ -147,15 +147,17 @@ class Frontier:
 
     @cached_property
     def changed(self) -> dict[str, Any]:
-        """The settings of the network that are not the defaults, which go without saying in the names of files."""
+        """What of the model and of the network's settings is not as by default, which goes without saying in the names
+        of files."""
         usual, ours = (
-            {"model": config.model, **asdict(config.of_images)} for config in (FrontierConfig(), self.config)
+            {"model": config.model, **model_digests(config.model), **asdict(config.of_images)}
+            for config in (FrontierConfig(), self.config)
         )
         return {name: value for name, value in ours.items() if value != usual[name]}
 
     def measure(self, row: Contender, checkpoint: str, seeds: range) -> dict[str, Any]:
         """Samples the seeds as the row says, and compares: with the solution as many of the first as have one."""
-        if checkpoint != self.pipeline.unet.provenance.sha256:
+        if checkpoint != self.pipeline.parts.trajectory_sha256:
             raise InputError(f"the plans in {self.config.plans} were made for other weights (sha256 "
                              f"{checkpoint[:12]}); calibrate them for these")  # fmt: skip
         costs = self.pipeline.costs()
@@ -167,7 +169,9 @@ class Frontier:
         errors = squared_errors(x, target)
         psnr_solution = None
         if solved := self.solved(seeds):
-            exact = replace(fewer_steps(row.setting, self.config.solution_steps)["DDIM"], spacing="leading")
+            most = self.model.diffusion.num_timesteps - row.setting.offset
+            steps = min(self.config.solution_steps, most)
+            exact = replace(fewer_steps(row.setting, steps)["DDIM"], spacing="leading")
             psnr_solution = mean_psnr(squared_errors(x[: len(solved)], self.states(exact, solved)))
         return {
             "setting": setting_name(row.setting),
@@ -186,7 +190,7 @@ class Frontier:
 
     def states(self, sampler: SamplerConfig, seeds: range) -> Tensor:
         """Uncached final states, sampled once and kept in OUT/states."""
-        what: list[Any] = [asdict(sampler), [seeds.start, seeds.stop], self.pipeline.unet.provenance.sha256]
+        what: list[Any] = [asdict(sampler), [seeds.start, seeds.stop], self.pipeline.parts.trajectory_sha256]
         what += [self.changed] if self.changed else []
         path = self.place("states", f"{json_digest(what)}.safetensors")
         if not path.exists():
@@ -198,6 +202,12 @@ class Frontier:
         total = len(seeds) * len(sampler.table)
         with tqdm(total=total, unit="image step", unit_scale=True, desc=strategy.name, leave=False) as bar:
             return final_states(self.pipeline, sampler, strategy, seeds, self.config.batch_size, bar)
+
+
+def model_digests(name: str) -> dict[str, str]:
+    """What a model's file says of network and noise schedule: a file may be edited, and keep its name."""
+    model = model_config(name)
+    return {key: json_digest(asdict(getattr(model, key))) for key in ("network", "diffusion")}
 
 
 def _check_out(config: FrontierConfig) -> None:

@@ -19,6 +19,7 @@ from caching import (
     Lagrange,
     Nonuniform,
     Plan,
+    PlanFile,
     Reuse,
     Uniform,
     cached_branches,
@@ -99,6 +100,15 @@ class Trial(NamedTuple):
         }
 
 
+class Found(NamedTuple):
+    """What a search has measured in the end."""
+
+    best: Trial
+    baselines: list[Trial]
+    own: list[Trial]  # the plan that was sought, with each of the user's own forecasts
+
+
+STAYS = "the plan that was there"
 CLOSED_FORMS = (Reuse(), Lagrange(1), Lagrange(2), Lagrange(3), Lagrange(1, "log_snr"), Lagrange(2, "log_snr"))
 WARPS = (0.85, 1.15)
 FINALISTS = 3  # plans that few seeds leave for all of them to decide between
@@ -137,9 +147,16 @@ class Search:
         self.forecasters = (*CLOSED_FORMS, *own_forecasters(config.forecasters))
         self.measured = 0
 
-    def run(self) -> Trial:
-        best = self.improve(self.screen())
-        return self.fitted(best)
+    def run(self, there: PlanFile | None = None) -> Found:
+        """The best of the plan that is sought, that which is `there` already, and all that they are compared with."""
+        sought = self.sought()
+        stays = [] if there is None else [self.measure(STAYS, there.saved.plan, there.forecaster)]
+        baselines, own = list(self.baselines()), list(self.with_own_forecasters(sought))
+        allowed = [trial for trial in (sought, *stays, *own, *baselines) if self.allows(trial.plan)]
+        return Found(max(allowed, key=lambda trial: trial.psnr), baselines, own)
+
+    def sought(self) -> Trial:
+        return self.fitted(self.improve(self.screen()))
 
     def screen(self) -> list[Trial]:
         """The best regular plans on few seeds, each with its best forecast."""

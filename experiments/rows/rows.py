@@ -26,7 +26,7 @@ from experiments.runs.run import SampleConfig, run, sampler_of
 from experiments.runs.summary import Summary, count_calls
 from experiments.runs.world import World, join
 from models import reading
-from models.download import fetch
+from models.download import fetch_parts, together
 from models.files import write_text
 
 # Where and how a run leaves its files, and how it is started: no result depends on them.
@@ -93,9 +93,12 @@ def key(row: Row) -> str:
 
 
 def checkpoint_digest(config: SampleConfig) -> str:
-    """sha256 of the file that holds the U-Net's weights; "random" of random ones."""
+    """sha256 of the file that holds the weights, or of the files together, as Parts.sha256; "random" of random ones."""
     name = config.checkpoint or default_checkpoint(config.model)
-    return "random" if name == "random" else file_digest(reading.weights_in(fetch(name)))
+    if name == "random":
+        return name
+    files = dict.fromkeys(reading.weights_in(path, part) for part, path in fetch_parts(name).items())
+    return together([file_digest(file) for file in files])
 
 
 def execute(

@@ -3,7 +3,7 @@
 A block is batch_size consecutive seeds on an absolute grid: block k covers seeds kB, …, (k + 1)B - 1, whatever range is
 asked for, and is always computed whole. (The last of all ends where seeds do.) So an image has the same place in the
 same batch in every run, and is the same bit for bit whatever the range, the order, the number of processes and the
-interruptions.
+interruptions, on one kind of machine with as many threads.
 
     run.json             what the images depend on
     STRATEGY/            the images: PNGs or shards, see experiments/runs/samples.py

@@ -21,6 +21,7 @@ from experiments.runs.samples import Batch
 from experiments.runs.sampling import Made, Run, sample_images, warm_up
 from experiments.runs.world import Progress, World
 from experiments.runs.writing import Background
+from models import processor
 from samplers import Sampler
 
 # Called with a strategy's name, some seeds, and their images (B, C, H, W) uint8 on the CPU.
@@ -108,7 +109,7 @@ class Job:
 def environment(pipeline: Pipeline) -> dict[str, Any]:
     """What the times depend on."""
     device = pipeline.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name()
     return {
         "device": f"{device.type} ({name})",
         "precision": pipeline.config.precision,

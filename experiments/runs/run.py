@@ -105,7 +105,7 @@ def prepare(config: SampleConfig, world: World) -> Job:
     pipeline = load_pipeline(config.checkpoint, config.model, config, device)
     for strategy in chosen:
         if isinstance(strategy.policy, PlanFile):
-            strategy.policy.check(config.trajectories(pipeline.unet.provenance.sha256, sampler))
+            strategy.policy.check(config.trajectories(pipeline.parts.trajectory_sha256, sampler))
     runs = begin_all(pipeline, sampler, chosen)
     return Job(pipeline, sampler, runs, config.compare, output_folder(config, model, pipeline, chosen))
 
@@ -154,12 +154,13 @@ def begin(job: Job, seeds: range) -> list[Task]:
 
 def _made_elsewhere(job: Job, seeds: range, tasks: Sequence[Task]) -> str | None:
     """A sentence where images that are kept differ by rounding from what would be made of their seeds here."""
-    left, here = {task.block for task in tasks}, environment(job.pipeline)["device"]
+    left, here = {task.block for task in tasks}, environment(job.pipeline)
     kept = next(block for block in job.folder.blocks(seeds) if block not in left)
-    there = job.folder.record(kept).environment["device"]
-    if there == here:
-        return None
-    return f"what is there was made on {there}, which rounds otherwise than {here}, where the rest is made"
+    there = job.folder.record(kept).environment
+    for key, what in (("device", "on"), ("torch", "by torch")):
+        if there[key] != here[key]:
+            return f"what is there was made {what} {there[key]}, which may round otherwise than {here[key]} does here"
+    return None
 
 
 def output_folder(
@@ -187,7 +188,7 @@ def identity(
     plans = [asdict(strategy.policy.saved) for strategy in chosen if isinstance(strategy.policy, PlanFile)]
     if plans:
         settings["policy"] = {"name": "plan", "plans": json_digest(plans)} | _beside_plans(config.policy)
-    settings["checkpoint"] = pipeline.unet.provenance.sha256 or "random"
+    settings["checkpoint"] = pipeline.parts.sha256 or "random"
     settings |= code_of(*classes(chosen))
     return dict(_flat({**settings, "model": Path(config.model).stem, "network": json_digest(network)}))
 

@@ -46,9 +46,12 @@ class PolicyRow:
             f"{self.measured_speedup:.2f}x" if self.measured_speedup else "",
             f"{self.seconds:.1f} s",
             f"{self.images_per_second:.3g}",
-            self._pair(self.psnr_mean, self.psnr_worst, ".1f"),
+            self._pair(self.psnr_mean, self.psnr_worst, ".1f") + self._identical(),
             self._pair(self.ssim_mean, self.ssim_worst, ".4f"),
         ]
+
+    def _identical(self) -> str:
+        return f", {self.identical} identical" if self.identical and self.psnr_mean is not None else ""
 
     def _pair(self, mean: float | None, worst: float | None, form: str) -> str:
         if mean is not None and worst is not None:
@@ -115,7 +118,8 @@ class Summary:
             "refresh, as it ran. time: sampling loop alone, all batches.",
             f"images/s: sampling loop and decoding, without loading and writing, after warm-up; median batch of "
             f"{config['batch_size']}, per process. measured: speed-up of the median batch's sampling loop.",
-            "PSNR (dB), SSIM: of each image to the uncached one of its seed; identical where no bit moved.",
+            "PSNR (dB), SSIM: of each image to the uncached one of its seed; identical where no bit moved, which PSNR "
+            "leaves out.",
             *self._store_line(),
             *self._guidance_lines(),
             *self._plan_line(),

@@ -189,6 +189,7 @@ def test_scripts_without_a_file_take_an_argument_or_words_alone():
         (["images=3", "oops"], "'oops' is not of the form key=value, e.g. num_images=16"),
         (["images=[1,"], "the value in 'images=[1,' is not readable YAML"),
         (["no/such.yaml"], "there is no configuration file no/such.yaml"),
+        (["model.checkpoint=x"], "the command line has no key 'model'; known: images, inner"),
     ],
 )
 def test_bad_words_end_in_one_line(capsys, default, words, sentence):

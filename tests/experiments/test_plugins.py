@@ -104,6 +104,22 @@ def test_what_a_file_imports_from_beside_it_is_its_code_too(mine, tmp_path, monk
     assert words_of(POLICIES["alternate"]) == [f"import={os.path.relpath(mine)}"]
 
 
+def test_modules_of_one_name_beside_two_files_are_refused(mine, tmp_path, monkeypatch):
+    """Python knows one of them, which the other file would silently run with."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "helpers_beside", raising=False)
+    other = tmp_path / "other" / "theirs.py"
+    other.parent.mkdir()
+    for folder in (tmp_path, other.parent):
+        (folder / "helpers_beside.py").write_text("x = 1\n")
+    mine.write_text(MINE + "\nimport helpers_beside\n")
+    other.write_text("from helpers_beside import x\n")
+    load([str(mine)])
+    load([str(mine)])
+    with pytest.raises(InputError, match=r"theirs\.py imports helpers_beside, but not .*other/helpers_beside\.py"):
+        load([str(other)])
+
+
 def test_bases_of_the_user_s_own_are_its_code_too(mine, tmp_path):
     load([str(mine)])
     derived = tmp_path / "derived.py"

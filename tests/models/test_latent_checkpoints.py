@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 
 import models
 from configs import InputError
+from experiments.rows.rows import checkpoint_digest
+from experiments.runs.run import SampleConfig
 from models import ConditioningConfig, FirstStageConfig, PartsConfig, UNetConfig, reading
 from models.conditioning import ClassesConfig, TextConfig
 
@@ -125,6 +127,26 @@ def test_a_pipeline_folder_says_all_of_its_architecture(tmp_path, text_model):
     torch.testing.assert_close(
         first_stage.decode(0.18215 * z), text_model.first_stage.decode(z).sample, atol=1e-5, rtol=0
     )
+
+
+def test_the_digest_of_a_pipeline_folder_is_that_of_all_its_files(tmp_path, text_model):
+    """Images depend on the first stage as well; where their trajectories end does not."""
+    text_model.unet.save_pretrained(tmp_path / "unet")
+    tiny_text(TEXT).save_pretrained(tmp_path / "text_encoder")
+    write_tokenizer(tmp_path / "tokenizer")
+    made = []
+    for scale in (1, 2):
+        text_model.first_stage.post_quant_conv.weight.data.mul_(scale)
+        text_model.first_stage.save_pretrained(tmp_path / "vae")
+        made.append(models.load_parts(tmp_path))
+        assert checkpoint_digest(SampleConfig(checkpoint=str(tmp_path))) == made[-1].sha256
+    text_model.first_stage.post_quant_conv.weight.data.div_(2)
+    first, second = made
+    assert first.sha256 != second.sha256
+    assert first.trajectory_sha256 == second.trajectory_sha256 != first.unet.provenance.sha256
+    alone = models.Parts(models.random(unet_config(4)))
+    alone.unet.provenance = models.Provenance("random", "none")
+    assert (alone.sha256, alone.trajectory_sha256) == ("", "")
 
 
 def test_an_unconditional_pipeline_folder(tmp_path, class_model):

@@ -34,11 +34,11 @@ from caching import (
 )
 from configs import InputError
 from experiments.planning import end_error
-from experiments.planning.calibration import STAYS, calibrate, default_name
+from experiments.planning.calibration import calibrate, default_name
 from experiments.planning.end_error import EndError, mean_psnr, squared_errors
 from experiments.planning.fitting import NormalEquations, Teacher, _solve, fit
 from experiments.planning.naming import words
-from experiments.planning.search import CLOSED_FORMS, Search, Trial
+from experiments.planning.search import CLOSED_FORMS, STAYS, Search, Trial
 from experiments.planning.tuning import tune, tuned
 from experiments.runs.run import SampleConfig, run
 from samplers import DiffusionConfig, Sampler, SamplerConfig
@@ -123,7 +123,7 @@ def test_a_plan_that_is_there_stays_unless_a_nearer_one_is_found(tmp_path, calib
     good = calibrate(calibration(tmp_path))
     entries = load_plan(good.path).entries
     worst = Trial("poor", (None,) + (0,) * 7, Reuse(), 0.0)
-    monkeypatch.setattr(Search, "run", lambda _: worst)
+    monkeypatch.setattr(Search, "sought", lambda _: worst)
     monkeypatch.setattr(Search, "baselines", lambda _: [])
     again = calibrate(calibration(tmp_path))
     assert again.best[1:] == good.best[1:]
@@ -228,7 +228,7 @@ def test_nothing_that_is_compared_costs_more_than_the_budget(tmp_path, calibrati
 
 def test_what_is_measured_on_the_way_may_be_the_best(tmp_path, own, calibration, monkeypatch):
     poor = Trial("poor", (None, *[1] * 7), Reuse(), 0.0)
-    monkeypatch.setattr(Search, "run", lambda _: poor)
+    monkeypatch.setattr(Search, "sought", lambda _: poor)
     found = calibrate(calibration(tmp_path, forecasters=[own]))
     assert found.best.psnr == max(trial.psnr for trial, _ in found.rows) > 0
 

@@ -12,7 +12,7 @@ import configs
 from caching import FORECASTERS, POLICIES, load_plan
 from configs import InputError
 from experiments.planning.calibration import calibrate
-from experiments.planning.contenders import GROUPS, OWN, fewer_steps
+from experiments.planning.contenders import GROUPS, OWN, fewer_steps, setting_name
 from experiments.planning.frontier import STORED, Frontier, FrontierConfig, merged
 from experiments.plugins import load
 from samplers import Sampler, SamplerConfig
@@ -212,6 +212,31 @@ def test_rows_of_the_frontier_are_named_after_what_they_depend_on(configured):
     assert names(replace(config, batch_size=1, device="cpu", solution_images=3)) == usual  # of 3 images all are solved
     for changed in ({"precision": "bf16"}, {"solution_steps": 10}, {"solution_images": 2}):
         assert not set(usual) & set(names(replace(config, **changed))), changed
+
+
+def test_a_model_whose_file_was_edited_has_other_rows(configured, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.planning.frontier.read_plans", lambda config: [])
+    model, content, made = tmp_path / "tiny.yaml", (tiny / "tiny.yaml").read_text(), []
+    for schedule in ("linear", "cosine"):
+        model.write_text(content.replace("num_timesteps", f"schedule: {schedule}, num_timesteps"))
+        made.append(Frontier(configured(model=str(model))).changed)
+    assert "diffusion" not in made[0], "that of the digits goes without saying"
+    assert "diffusion" in made[1]
+    assert "network" in made[0]
+
+
+def test_settings_are_told_apart_by_all_that_is_not_as_usual():
+    assert setting_name(SamplerConfig("ddim", 100, "uniform")) == "ddim 100 uniform"
+    assert setting_name(SamplerConfig("ddim", 50, final="first", offset=1)) == "ddim 50 uniform, offset=1, final=first"
+
+
+def test_the_solution_ends_where_timesteps_do(calibration, configured, tmp_path, plans):
+    """With an offset of 1 there are only 999 steps."""
+    calibrate(calibration(tmp_path, trials=0, seeds=1, sampler={"steps": 4, "offset": 1, "final": "first"}))
+    config = configured(plans=str(tmp_path / "plans"), solution_steps=1000, solution_images=1, num_images=1)
+    frontier = Frontier(config)
+    row, checkpoint = next(row for row in frontier.rows if row[0].group == "uncached")
+    assert frontier.measure(row, checkpoint, range(1))["psnr_solution"] > 0
 
 
 def test_means_over_blocks_count_images():

@@ -334,7 +334,10 @@ def test_images_made_on_another_device_are_named(model, tmp_path, monkeypatch, c
     sampled(model, tmp_path / "out", num_images=2)
     capsys.readouterr()
     sampled(model, tmp_path / "out", num_images=4)
-    assert "rounds otherwise" not in capsys.readouterr().err
-    monkeypatch.setattr("experiments.runs.run.environment", lambda pipeline: {"device": "cuda (another)"})
-    sampled(model, tmp_path / "out", num_images=6)
-    assert "which rounds otherwise than cuda (another), where the rest is made" in capsys.readouterr().err
+    assert "round otherwise" not in capsys.readouterr().err
+    there = json.loads((tmp_path / "out" / "blocks" / "000000.json").read_text())["environment"]
+    for count, key, other in ((6, "device", "cuda (another)"), (8, "torch", "1.0")):
+        here = {**there, key: other}
+        monkeypatch.setattr("experiments.runs.run.environment", lambda pipeline, here=here: here)
+        sampled(model, tmp_path / "out", num_images=count)
+        assert f"{there[key]}, which may round otherwise than {other} does here" in capsys.readouterr().err

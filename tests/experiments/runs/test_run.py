@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,12 @@ def test_interval_one_moves_no_bit(tiny, tmp_path):
     assert summary.rows[1].identical == 3
     assert "identical" in str(summary)
     assert np.array_equal(read(tmp_path / "out" / "uncached"), read(tmp_path / "out" / "uniform-interval1-branch1"))
+
+
+def test_images_that_did_not_move_are_counted_beside_the_psnr_of_the_others(tiny, tmp_path):
+    row = run(config_of(tiny, tmp_path)).rows[1]
+    assert "identical" not in "".join(row.cells())
+    assert any(cell.endswith(", 2 identical") for cell in replace(row, identical=2).cells())
 
 
 def test_an_adaptive_run_counts_the_calls_of_all_images(tiny, tmp_path):
