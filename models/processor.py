@@ -6,6 +6,8 @@ import functools
 import platform
 from pathlib import Path
 
+import torch
+
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -16,6 +18,11 @@ def is_amd() -> bool:
     False where nothing tells.
     """
     return "AuthenticAMD" in (field("vendor_id") or platform.processor())
+
+
+def has_avx512() -> bool:
+    """Does PyTorch compute in vectors of 512 bits here?"""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def name() -> str:

@@ -15,10 +15,11 @@ def pays(k: Tensor) -> bool:
     """Is it sooner than scaled_dot_product_attention, which multiplies by MKL? k (B, heads, M, d).
 
     Measured on a Zen 5 core: by 10-80% from 256 keys on in heads wider than 32, and from 1024 on in heads of 32. On
-    Intel's processors, which MKL is made for, it takes twice as long.
+    Intel's processors, which MKL is made for, it takes twice as long, and 30-90% longer on one of AMD's with AVX2
+    alone, where MKL is no slower than oneDNN.
     """
     keys, width = k.shape[-2:]
-    return processor.is_amd() and keys >= 256 and keys * width > 256 * 32
+    return processor.is_amd() and processor.has_avx512() and keys >= 256 and keys * width > 256 * 32
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ needs_packing = pytest.mark.skipif(
 def every_algorithm(monkeypatch):
     """Every algorithm is taken, whoever made the processor that the tests run on: on AMD's most of them pay."""
     monkeypatch.setattr(processor, "is_amd", lambda: True)
+    monkeypatch.setattr(processor, "has_avx512", lambda: True)
 
 
 def inputs(config, batch, dtype=torch.float32, size=None):
@@ -246,6 +247,9 @@ def test_attention_is_tiled_where_it_pays(monkeypatch):
     assert not tiled.pays(torch.zeros(8, 8, 77, 40))
     assert not tiled.pays(torch.zeros(1, 1, 256, 32))
     assert tiled.pays(torch.zeros(1, 1, 1024, 32))
+    monkeypatch.setattr(processor, "has_avx512", lambda: False)
+    assert not tiled.pays(torch.zeros(1, 1, 1024, 32))
+    monkeypatch.setattr(processor, "has_avx512", lambda: True)
     monkeypatch.setattr(processor, "is_amd", lambda: False)
     assert not tiled.pays(torch.zeros(1, 1, 4096, 64))
 
