@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+# The networks are tiny: threads wait for each other longer than they compute. Also of the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 torch.backends.cudnn.allow_tf32 = False  # as in the scripts: fp32 is fp32
 
 ROOT = Path(__file__).parent.parent
