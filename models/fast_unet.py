@@ -98,5 +98,5 @@ class SplitUNet(FastUNet):
     def consume(self, i: int, h: Feature, skip: Tensor, emb: Tensor, context: Bound | None, x: Tensor | None) -> Tensor:
         """As UNet.consume, of the parts or of the feature itself."""
         if isinstance(h, PartialSums):
-            return self.splits[str(i)](h, skip, emb, context, x if i == 0 else None)
+            return self.splits[str(i)](h, skip, emb, context, x)
         return super().consume(i, h, skip, emb, context, x)

@@ -328,12 +328,8 @@ def test_a_decision_that_is_neither_yes_nor_no_is_refused(network, due):
         def due(self, probe):
             return due
 
-    x, t = torch.zeros(2, 3, 16, 16), torch.full((2,), 500)
-    denoiser = AdaptiveDenoiser(network, Undecided(), Reuse())
-    denoiser.begin(2)
-    denoiser(x, t)
     with pytest.raises(InputError, match=r"Undecided\.due gives .*; it must give True \(refresh\) or False"):
-        denoiser(x, t)
+        drive(AdaptiveDenoiser(network, Undecided(), Reuse()), torch.zeros(2, 2, 3, 16, 16))
 
 
 def test_a_decision_that_fails_names_its_class(network):
@@ -343,12 +339,8 @@ def test_a_decision_that_fails_names_its_class(network):
         def due(self, probe):
             return probe.changes[7] > 1
 
-    x, t = torch.zeros(2, 3, 16, 16), torch.full((2,), 500)
-    denoiser = AdaptiveDenoiser(network, Broken(), Reuse())
-    denoiser.begin(2)
-    denoiser(x, t)
     with pytest.raises(InputError, match=r"Broken\.due fails with IndexError: .*test_adaptive\.py, line"):
-        denoiser(x, t)
+        drive(AdaptiveDenoiser(network, Broken(), Reuse()), torch.zeros(2, 2, 3, 16, 16))
 
 
 def test_a_refused_beginning_leaves_nothing_to_go_on_with(network):
