@@ -25,8 +25,10 @@ def has_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-def name() -> str:
-    """As people call it."""
+def name(device: torch.device) -> str:
+    """What computes on `device`, as people call it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     return field("model name") or platform.processor() or platform.machine()
 
 

@@ -160,18 +160,11 @@ def about(work: Workload) -> Record:
     return {
         "run": case.run, "model": work.run.model, "checkpoint": case.checkpoint, "input": list(work.shape),
         "batch": work.batch, "rows": work.rows, "steps": len(work.sampler.table), "sampler": work.sampler.config.name,
-        "guidance": work.scale, "device": work.device.type, "hardware": hardware(work.device),
+        "guidance": work.scale, "device": work.device.type, "hardware": processor.name(work.device),
         "threads": case.threads if work.device.type == "cpu" else None,
         "tf32": torch.backends.cudnn.allow_tf32 if work.device.type == "cuda" else None,
         "versions": {"python": platform.python_version(), **_versions(packages)},
     }  # fmt: skip
-
-
-def hardware(device: torch.device) -> str:
-    """The name of the processor that computes."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return processor.name()
 
 
 def _calls(built: Iterable[Built], tasks: Iterable[Task]) -> dict[Any, Callable[[], object]]:

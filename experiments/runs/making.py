@@ -109,9 +109,8 @@ class Job:
 def environment(pipeline: Pipeline) -> dict[str, Any]:
     """What the times depend on."""
     device = pipeline.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name()
     return {
-        "device": f"{device.type} ({name})",
+        "device": f"{device.type} ({processor.name(device)})",
         "precision": pipeline.config.precision,
         "engine": "compiled " * pipeline.config.compile + pipeline.config.engine,
         "threads": torch.get_num_threads(),
