@@ -130,7 +130,7 @@ class FastAttend(Attend):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (B, heads, L, d), k and v (B, heads, M, d) -> (B, heads, L, d)."""
-        if packs(q, k, v) and tiled.pays(k):
+        if packs(q, k, v) and tiled.pays(q, k):
             return tiled.attention(q, k, v)
         return super().forward(q, k, v)
 

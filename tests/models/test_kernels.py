@@ -243,15 +243,20 @@ def test_on_amds_processors_winograds_algorithm_pays_from_64_channels_on(monkeyp
 
 
 def test_attention_is_tiled_where_it_pays(monkeypatch):
-    assert tiled.pays(torch.zeros(1, 1, 256, 64))
-    assert not tiled.pays(torch.zeros(8, 8, 77, 40))
-    assert not tiled.pays(torch.zeros(1, 1, 256, 32))
-    assert tiled.pays(torch.zeros(1, 1, 1024, 32))
+    def pays(queries, keys, width):
+        return tiled.pays(torch.zeros(2, 8, queries, width), torch.zeros(2, 8, keys, width))
+
+    assert pays(256, 256, 64)
+    assert not pays(256, 256, 32)
+    assert pays(1024, 77, 40)  # to a prompt
+    assert not pays(256, 77, 80)
+    assert not pays(1024, 16, 512)  # too few keys
+    assert not pays(64, 77, 512)  # too few queries
     monkeypatch.setattr(processor, "has_avx512", lambda: False)
-    assert not tiled.pays(torch.zeros(1, 1, 1024, 32))
+    assert not pays(1024, 1024, 64)
     monkeypatch.setattr(processor, "has_avx512", lambda: True)
     monkeypatch.setattr(processor, "is_amd", lambda: False)
-    assert not tiled.pays(torch.zeros(1, 1, 4096, 64))
+    assert not pays(1024, 1024, 64)
 
 
 @pytest.mark.parametrize(("maker", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
@@ -292,7 +297,10 @@ def test_every_convolution_takes_its_algorithm(conv, prepare):
 @pytest.mark.parametrize(
     "attend", [kernels.FastAttend(), pytest.param(tiled.attention, marks=needs_packing)], ids=["fast", "tiled"]
 )
-@pytest.mark.parametrize("shape", [(2, 1, 256, 256, 64), (1, 3, 300, 260, 40), (2, 2, 16, 400, 33), (1, 2, 64, 77, 40)])
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 1, 256, 256, 64), (1, 3, 300, 260, 40), (2, 2, 16, 400, 33), (1, 2, 64, 77, 40), (1, 1, 1030, 1024, 8)],
+)
 def test_attention_by_tiles(shape, attend):
     batch, heads, queries, keys, width = shape
     generator = torch.Generator().manual_seed(0)
