@@ -56,6 +56,9 @@ def pack_linear(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., C) and a weight (O, C), packed or dense -> x weightᵀ + bias, (..., O)."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """x (..., C) and a weight (O, C), packed or dense -> x weightᵀ + bias, (..., O).
+
+    activation: "gelu", with erf, is applied to the result before it is written; "none".
+    """
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import models
 from models import UNetConfig, kernels, onednn, processor, shifted, tiled, winograd
+from models.attention import FeedForward
 from models.fast_unet import FastUNet, SplitUNet
 from models.kernels import optimise
 
@@ -311,6 +312,20 @@ def test_attention_by_tiles(shape, attend):
     )
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
     assert error(attend(q, k, v), expected) < 1e-5
+
+
+@torch.no_grad()
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gated_feed_forward_ends_one_product_in_its_gelu(dtype):
+    torch.manual_seed(0)
+    layer = FeedForward(40)
+    nn.init.normal_(layer.proj_in.bias)
+    x = 2 * torch.randn(2, 9, 40)
+    expected = copy.deepcopy(layer).double()(x.double())
+    network = optimise(layer.to(dtype))
+    assert error(network(x.to(dtype)), expected) < {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+    assert [made for made, _ in network.proj_in.prepared] == [kernels._gated]
 
 
 @torch.no_grad()
