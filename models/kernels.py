@@ -9,7 +9,7 @@ torch.compile, and when gradients are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -27,23 +27,33 @@ Operation = Callable[[Tensor], Tensor]
 def optimise(network: Network) -> Network:
     """A copy of `network`, or of any part of one, to sample with: its layers are replaced by those of this module.
 
-    Copy and original share parameters, buffers and all else. On a CPU, prepared weights come on top of the parameters,
-    layer by layer at its first call: as much memory again, of 3x3 convolutions in float32 twice as much; and once more
-    where maps of another size follow. Parameters may change later; these layers prepare them again.
+    On a CPU, prepared weights come on top of the parameters, layer by layer at its first call: as much memory again, of
+    3x3 convolutions in float32 twice as much; and once more where maps of another size follow. Parameters may change
+    later; these layers prepare them again.
     """
-    return _optimised(network, {})
+    return replace_layers(network, REPLACED)
 
 
-def _optimised(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def replace_layers(network: Network, kinds: Mapping[type[nn.Module], type[nn.Module]]) -> Network:
+    """A copy of `network` in which modules of exactly these types are of others, derived from them.
+
+    Copy and original share parameters, buffers and all else.
+    """
+    return _replaced(network, kinds, {})
+
+
+def _replaced(
+    module: nn.Module, kinds: Mapping[type[nn.Module], type[nn.Module]], done: dict[nn.Module, nn.Module]
+) -> nn.Module:
     if module not in done:
-        kind = REPLACED.get(type(module), type(module))
+        kind = kinds.get(type(module), type(module))
         done[module] = copy = kind.__new__(kind)
         copy.__dict__.update(module.__dict__)
         for registry in ("_parameters", "_buffers"):
             copy.__dict__[registry] = dict(module.__dict__[registry])
         children = module.__dict__["_modules"].items()
         copy.__dict__["_modules"] = {
-            name: None if child is None else _optimised(child, done) for name, child in children
+            name: None if child is None else _replaced(child, kinds, done) for name, child in children
         }
     return done[module]
 

@@ -23,7 +23,9 @@ import models
 from configs import InputError, one_of
 from experiments.data import data_name
 from experiments.model import ModelConfig
+from experiments.training.layers import TRAINED_ON_CPU
 from models.files import write_atomically
+from models.kernels import replace_layers
 from samplers import NUM_SEEDS
 
 STORES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -82,6 +84,7 @@ class Trainer:
         self.config, self.model, self.data_size, self.device = config, model, data_size, device
         # The layout that convolutions are fastest in, and their gradients.
         self.network = _initial(config, model.network).to(device, memory_format=torch.channels_last)
+        self.predict = replace_layers(self.network, TRAINED_ON_CPU) if device.type == "cpu" else self.network
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
         self.alphas_cumprod = torch.from_numpy(model.diffusion.alphas_cumprod()).float().to(device)
@@ -97,7 +100,7 @@ class Trainer:
         a = self.alphas_cumprod[t][:, None, None, None]
         x = a.sqrt() * x0 + (1 - a).sqrt() * eps
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            predicted, _ = self.network(x, t)
+            predicted, _ = self.predict(x, t)
         loss = nn.functional.mse_loss(predicted.float(), eps)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -18,8 +18,10 @@ import models
 from configs import InputError
 from experiments.data import ArrayImages
 from experiments.model import model_config
+from experiments.training.layers import TRAINED_ON_CPU
 from experiments.training.train import batch, train
 from experiments.training.trainer import TrainConfig, Trainer, ema_decay, generator, learning_rate_factor
+from models.kernels import replace_layers
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -281,6 +283,23 @@ def test_the_loss_is_of_ho_et_al(trainer):
 def test_the_network_starts_by_predicting_nothing(trainer):
     predicted, _ = trainer.network(torch.randn(2, 1, 4, 4), torch.tensor([0, 4]))
     assert torch.equal(predicted, trainer.network.conv_out.bias.view(1, 1, 1, 1).expand(2, 1, 4, 4))
+
+
+def test_what_is_trained_on_a_cpu_has_the_networks_values_and_gradients(config):
+    trainer = Trainer(replace(config, seed=1), model_config(config.model), 10, CPU)
+    trainer.train_step(torch.rand(4, 1, 4, 4) * 2 - 1)  # the last layers have left zero
+    network = trainer.network.double().eval()
+    predict = replace_layers(network, TRAINED_ON_CPU)
+    assert {type(module) for module in predict.modules()} >= set(TRAINED_ON_CPU.values())
+    x, t = torch.randn(3, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 2, 4])
+    values, gradients = [], []
+    for each in (network, predict):
+        values.append(each(x, t)[0])
+        network.zero_grad()
+        (values[-1] ** 2).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    torch.testing.assert_close(values[1], values[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-12)
 
 
 def test_training_lowers_the_loss(config):
