@@ -43,11 +43,20 @@ class Leaf(NamedTuple):
         return True
 
     @property
-    def is_nested(self) -> bool:
-        """Are there lists or mappings in what should be a list of numbers or texts? OmegaConf takes them."""
-        lists = [part for part in (self.hint, *get_args(self.hint)) if get_origin(part) is list]
-        plain = any(get_args(part)[0] in KINDS for part in lists)
-        return plain and isinstance(self.value, list) and any(isinstance(one, list | Mapping) for one in self.value)
+    def slips_through(self) -> bool:
+        """Does OmegaConf take what does not fit? Lists or mappings in what should be a list of numbers or texts, and
+        any number for true."""
+        hints = (self.hint, *get_args(self.hint))
+        if bool in hints:
+            return isinstance(self.value, int) and self.value not in (0, 1)
+        is_plain = any(get_args(part)[0] in KINDS for part in hints if get_origin(part) is list)
+        return is_plain and isinstance(self.value, list) and any(isinstance(one, list | Mapping) for one in self.value)
+
+    @property
+    def is_too_large(self) -> bool:
+        """Is there an integer of more than 64 bits, which nothing here can count to?"""
+        ones = self.value if isinstance(self.value, list) else [self.value]
+        return any(isinstance(one, int) and abs(one) >= 2**63 for one in ones)
 
     @property
     def refusal(self) -> str:
@@ -99,7 +108,7 @@ def naming_misfits(leaves: Mapping[str, Leaf], where: str) -> Iterator[None]:
 
 def leaves_of(schema: type, layer: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[Leaf]:
     """The leaves of `layer`. Raises InputError for a key that the schema does not have, since OmegaConf's message names
-    neither the nearest key nor the file, and for nested lists."""
+    neither the nearest key nor the file, and for values that it takes although they do not fit."""
     hints = type_hints(schema)
     for key, value in layer.items():
         name = f"{prefix}{key}"
@@ -115,8 +124,10 @@ def _leaves_below(hint: Any, value: Any, where: str, name: str) -> Iterator[Leaf
             yield from _leaves_below(inner, entry, where, f"{name}[{index}]")
     elif inner is None or get_origin(hint) is list or not isinstance(value, Mapping):
         leaf = Leaf(where, name, hint, value)
-        if leaf.is_nested:
+        if leaf.slips_through:
             raise InputError(leaf.refusal)
+        if leaf.is_too_large:
+            raise InputError(f"{where}: {name} must be less than 2^63, not {value}")
         yield leaf
     elif get_origin(hint) is dict:  # dict[str, dataclass]
         for key, entry in value.items():
