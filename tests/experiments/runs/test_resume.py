@@ -291,10 +291,11 @@ def errors(done: subprocess.CompletedProcess) -> list[str]:
 
 
 def test_a_limit_on_file_sizes_ends_in_one_sentence_and_keeps_what_is_whole(model, tmp_path):
-    out, settings = tmp_path / "out", {"num_images": 8, "batch_size": 8, "storage": "npz"}
+    out, settings = tmp_path / "out", {"num_images": 16, "batch_size": 16, "storage": "npz"}
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # no shard fits
+        # No shard fits, but the module does that torch 2.6 writes when it is imported.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
 
     (tmp_path / "tmp").mkdir()
     done = in_a_process(words_of(model, out, **settings), preexec_fn=limit)
