@@ -95,6 +95,14 @@ def test_depths_are_not_limited_in_number(x):
     assert len(programs) == 11
 
 
+def test_networks_that_differ_in_a_number_are_compiled_one_after_the_other(x):
+    for eps in (1e-6, 1e-5, 1e-3):
+        plain = models.load("random", replace(TINY, norm_eps=eps))
+        network = FastUNet(plain)
+        compile_passes(network, "eager")
+        check(trajectory(network, Uniform(2, 0), x), trajectory(plain, Uniform(2, 0), x), 1e-5)
+
+
 @pytest.mark.slow
 def test_compiled_for_this_machine(x):
     """With a context, whose keys and values are inputs of the programs; inductor's C++ takes a minute or two."""
