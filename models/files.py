@@ -75,6 +75,8 @@ def _unfinished(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a device, /dev/null say, would be replaced
+            raise OSError(errno.EINVAL, "Not a regular file")
         yield unfinished
     except FileExistsError as error:  # a file stands where a folder should
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error

@@ -55,6 +55,17 @@ def test_an_impossible_path_is_named_as_it_was_given(tmp_path, write, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "x"), check_writable])
+def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path, write):
+    """As /dev/null would be, where the administrator names it."""
+    os.mkfifo(tmp_path / "device")
+    with pytest.raises(OSError, match="Not a regular file") as raised:
+        write(tmp_path / "device")
+    assert raised.value.filename == str(tmp_path / "device")
+    assert (tmp_path / "device").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["device"]
+
+
 def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path):
     (tmp_path / "file").write_text("mine")
     check_writable(tmp_path / "file")
