@@ -59,6 +59,8 @@ def test_without_cases_the_benchmark_is_the_case():
         ({"rounds": 0}, "rounds must be at least 1, not 0"),
         ({"batch_size": [4, 0]}, "batch_size must be at least 1, not 0"),
         ({"batch_size": "many"}, "batch_size must be at least 1, not 'many'"),
+        ({"batch_size": None}, "batch_size must be at least 1, not None"),
+        ({"batch_size": [True]}, "batch_size must be at least 1, not True"),
         ({"variants": ["fats"]}, "must begin with an engine"),
         ({"variants": []}, "at least one of variants"),
     ],
