@@ -38,7 +38,7 @@ class Case:
             for value in given if isinstance(given, list | tuple) else [given]:
                 may_be_null = name in ("steps", "resolution")
                 is_number = isinstance(value, int) and not isinstance(value, bool)  # a batch size may be of any type
-                if not (is_number and value >= 1 or value is None and may_be_null):
+                if not ((is_number and value >= 1) or (value is None and may_be_null)):
                     raise InputError(f"{name} must be at least 1, not {value!r}")
         if not self.variants or not self.batch_size:
             raise InputError("a case needs at least one of variants and one batch_size")
