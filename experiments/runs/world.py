@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 POLL = 0.05  # seconds between two looks at what one waits for
 REPORT = 0.5  # seconds between two progress reports
+PART = 2**22  # bytes; the store takes 8 MiB at a time
 LAST_WORDS = 30.0  # seconds that processes wait for each other when they end
 
 
@@ -111,13 +113,8 @@ class World:
         with self.together():
             if self.is_first:
                 made = make()
-        if self._store is None:
-            return made  # type: ignore[return-value]
-        import torch.distributed as dist
-
-        message = [made]
-        dist.broadcast_object_list(message, src=0)
-        return message[0]  # type: ignore[return-value]
+                self._tell("made", made)
+        return made if self.is_first else self._hear("made")  # type: ignore[return-value]
 
     def first_then_others(self, make: Callable[[], T]) -> T:
         """What every process makes for itself, the others after the first: it may have to download what they find."""
@@ -131,14 +128,11 @@ class World:
     def gather(self, value: T) -> list[T] | None:
         """What every process has, by rank, on the first process; None on the others."""
         with self.together():
-            pass  # all are there: the collective cannot wait for a process that has failed
-        if self._store is None:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] | None = [None] * self.size if self.is_first else None
-        dist.gather_object(value, values)
-        return values
+            if not self.is_first:
+                self._tell(f"value of {self.rank}", value)
+        if not self.is_first:
+            return None
+        return [value, *(self._hear(f"value of {rank}", and_forget=True) for rank in range(1, self.size))]
 
     def progress(self, total: int, unit: str) -> Progress:
         """A bar of the first process that counts what all of them have done. For use within the next `together`."""
@@ -164,15 +158,12 @@ class World:
         store, self._store = self._store, None
         if store is None:
             return
-        import torch.distributed as dist
-
         with contextlib.suppress(RuntimeError):  # the store is gone
             gone = store.add("gone", 1)
             until = time.monotonic() + LAST_WORDS
             while self.is_first and gone < self.size and time.monotonic() < until:
                 time.sleep(POLL)
                 gone = store.add("gone", 0)
-        dist.destroy_process_group()
 
     def count(self, amount: int, meeting: int) -> int:
         """Adds to what all processes have done for the work of that meeting -> the sum so far."""
@@ -181,6 +172,24 @@ class World:
     @property
     def next_meeting(self) -> int:
         return self._meetings + 1
+
+    def _tell(self, what: str, value: object) -> None:
+        """Lets the others `_hear` it, after this meeting."""
+        if self._store is None:
+            return
+        message = pickle.dumps(value)
+        parts = [message[start : start + PART] for start in range(0, len(message), PART)]
+        for number, part in enumerate(parts):
+            self._store.set(self._key(f"{what}/{number}"), part)
+        self._store.set(self._key(what), str(len(parts)))
+
+    def _hear(self, what: str, and_forget: bool = False) -> Any:
+        """What one of the others told in this meeting. and_forget: nobody else will ask."""
+        keys = [self._key(f"{what}/{number}") for number in range(int(self._store.get(self._key(what))))]
+        message = b"".join(map(self._store.get, keys))
+        for key in keys if and_forget else ():
+            self._store.delete_key(key)
+        return pickle.loads(message)
 
     @property
     def _failed(self) -> bool:
@@ -228,15 +237,13 @@ def is_first() -> bool:
 
 @functools.cache
 def join() -> World:
-    """The world of this process. Under torchrun, where it has others in it, the first call joins them, by gloo: what
-    they tell each other is small and on the CPU, wherever they compute."""
+    """The world of this process. Under torchrun, where it has others in it, the first call joins them."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
     import torch.distributed as dist
 
     store, rank, size = next(dist.rendezvous("env://"))
-    dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size)
     world = World(rank, size, dist.PrefixStore("world", store))
     atexit.register(world.leave)
     return world

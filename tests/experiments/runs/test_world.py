@@ -15,7 +15,7 @@ from configs import InputError
 from experiments.cli import main
 from experiments.runs import blocks
 from experiments.runs.run import SampleConfig, run
-from experiments.runs.world import World, _describe, _rebuild, join
+from experiments.runs.world import PART, World, _describe, _rebuild, join
 
 TINY = """
 network: {resolution: 8, channels: 32, channel_mult: [1, 2], num_res_blocks: 1}
@@ -43,6 +43,9 @@ def _meet(config: SampleConfig) -> None:
     assert world.first(lambda: world.rank + 10) == 10
     assert world.first_then_others(lambda: world.rank) == world.rank
     assert world.gather(world.rank) == ([0, 1, 2] if world.is_first else None)
+    large = [bytes([rank]) * (5 * PART // 2) for rank in range(3)]  # in several messages
+    assert world.gather(large[world.rank]) == (large if world.is_first else None)
+    assert world.first(lambda: large[0]) == large[0]
     progress = world.progress(6, "thing")
     with progress, world.together(while_waiting=progress.report):
         progress.update(world.rank + 1)
@@ -136,7 +139,6 @@ def test_only_one_process_knows_what_is_wrong(words, tmp_path):
 
 
 def test_a_process_alone_touches_nothing_of_torch_distributed(words, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "init_process_group", None)
     monkeypatch.setattr(torch.distributed, "rendezvous", None)
     world = join()
     assert (world.rank, world.size, world.is_first) == (0, 1, True)
