@@ -27,9 +27,9 @@ Operation = Callable[[Tensor], Tensor]
 def optimise(network: Network) -> Network:
     """A copy of `network`, or of any part of one, to sample with: its layers are replaced by those of this module.
 
-    On a CPU, prepared weights come on top of the parameters, layer by layer at its first call: as much memory again, of
-    3x3 convolutions in float32 twice as much; and once more where maps of another size follow. Parameters may change
-    later; these layers prepare them again.
+    The two share as replace_layers says. On a CPU, prepared weights come on top of the parameters, layer by layer at
+    its first call: as much memory again, of 3x3 convolutions in float32 twice as much; and once more where maps of
+    another size follow. Parameters may change later; these layers prepare them again.
     """
     return replace_layers(network, REPLACED)
 

@@ -34,9 +34,8 @@ class Case:
         sizes = self.batch_size if isinstance(self.batch_size, list | tuple) else [self.batch_size]
         object.__setattr__(self, "batch_size", tuple(sizes))
         for name in ("batch_size", "intervals", "rounds", "sampling_rounds", "threads", "steps", "resolution"):
-            given = getattr(self, name)
+            given, may_be_null = getattr(self, name), name in ("steps", "resolution")
             for value in given if isinstance(given, list | tuple) else [given]:
-                may_be_null = name in ("steps", "resolution")
                 is_number = isinstance(value, int) and not isinstance(value, bool)  # a batch size may be of any type
                 if not ((is_number and value >= 1) or (value is None and may_be_null)):
                     raise InputError(f"{name} must be at least 1, not {value!r}")
